@@ -155,8 +155,7 @@ DMC_PADDING = {
 }
 
 
-def make_pool(env_id, seeds):
-    """EnvPool's or else Gymnasium's environments, number i seeded with seeds[i] -> pool, action space, observations."""
+def make_pool(env_id, seeds):  # EnvPool's or Gymnasium's -> pool, action space, first observations
     ours, names = envpool.list_all_envs(), [*envpool.list_all_envs(), *gymnasium.registry]
     close = ", ".join(difflib.get_close_matches(env_id, names, 4)) or "none"
     require(env_id in names or ":" in env_id, f"there is no task {env_id!r} (close names: {close})")
@@ -171,15 +170,15 @@ def make_pool(env_id, seeds):
     return pool, space, flatten(env_id, pool.reset(seed=None if env_id in ours else seeds)[0])
 
 
-def flatten(env_id, obs, np=np):
-    """Observations of n environments, an array or a dict of them -> (n, obs_dim) float32."""
+def flatten(env_id, obs, np=np):  # observations of n environments, an array or a dict of them -> (n, obs_dim) float32
     if isinstance(obs, dict):
         obs = [obs[name] for name in sorted(obs) if name not in DMC_PADDING.get(env_id, ())]
     return np.concatenate([x.reshape(len(x), -1) for x in jax.tree.leaves(obs)], -1).astype(np.float32)
 
 
 def unscale(space, action):  # from [-1, 1], where the policy lives, to the bounds of the task
-    return (space.low + (action + 1) * (space.high - space.low) / 2).astype(space.dtype)
+    low, high = np.float64(space.low), np.float64(space.high)  # a float32 product and a float64 sum: alike in every
+    return ((low + high) / 2 + action * np.float32((high - low) / 2)).clip(low, high).astype(space.dtype)  # program
 
 
 def make_env(env_id, seeds):
@@ -262,7 +261,7 @@ def descend(args, loss, params, opt_state, *inputs):
     """One Adam step on `loss(params, *inputs)` -> parameters, state of the optimizer, info."""
     grad, info = jax.grad(loss, has_aux=True)(params, *inputs)
     change, opt_state = optimizer(args).update(grad, opt_state)
-    info |= {f"losses/{loss.__name__.replace('loss', 'grad_norm')}": optax.global_norm(grad)}
+    info |= {f"losses/{loss.__name__.replace('loss', 'grad_norm')}": optax.tree.norm(grad)}
     return optax.apply_updates(params, change), opt_state, info
 
 
@@ -347,7 +346,7 @@ def counters(args, step):  # what follows from the step alone: logged, never sto
 
 def metrics(args, state):
     """What is logged, a dict per seed: tag -> mean since the last log. What does not exist yet is absent."""
-    now = {f"losses/{x}_norm": jax.vmap(optax.global_norm)(getattr(state.learner, x)) for x in ("actor", "critic")}
+    now = {f"losses/{x}_norm": jax.vmap(optax.tree.norm)(getattr(state.learner, x)) for x in ("actor", "critic")}
     totals, now = jax.device_get((state.totals, now | {"charts/stored_transitions": state.stored}))
     counts = {"charts": totals.pop("episodes"), "losses": totals.pop("updates")}
     for i in range(len(counts["charts"])):
@@ -443,9 +442,8 @@ def start(folder, step, seeds, action_dim):
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     versions = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "numpy")}
     cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ")[-1].split("\n")[0]
-    device = cpu if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
     threads = 1 if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "") else len(os.sched_getaffinity(0))
-    layout = {"seeds": seeds, "device": device, "threads": threads, "python": sys.version.split()[0], **versions}
+    layout = {"seeds": seeds, "device": jax.devices()[0].device_kind, "cpu": cpu, "threads": threads} | versions
     starts = json.loads((folder / "run.json").read_text()) if step else []
     if step and starts[-1]["layout"] != layout:
         print(f"{folder} goes on beside other seeds or on other hardware or versions: the same run only up to rounding")
@@ -558,7 +556,8 @@ def main(args: Args):
         state, (actions, finite) = jax.block_until_ready(train_chunk(args, env_step, length, state))
         took += time.time() - chunk_begin
         for late, i in np.argwhere(~np.asarray(finite).T)[:1]:
-            require(False, f"a loss of seed {seeds[i]} was NaN or infinite in step {step + late + 1}; see {folders[i]}")
+            where = f"in step {step + late + 1} of seed {seeds[i]} a loss was NaN or infinite"
+            require(False, f"{where}; the checkpoint of step {max(checkpoints(folders[i]))} is kept in {folders[i]}")
         step += length
         try:
             for folder, own in zip(folders, np.asarray(actions), strict=True):

@@ -1,0 +1,110 @@
+"""What the tests share: the scripts as modules, small arguments, and a way to run a script as its user does."""
+
+import csv
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(path.stem for path in (ROOT / "algos").glob("*.py"))
+sys.path.insert(0, str(Path(__file__).parent))  # tests/worlds.py holds Gymnasium tasks: worlds:Task-v0
+
+# Small enough for seconds, and every mechanism happens: logs, evaluations, checkpoints, a ring that comes round, resets.
+SMALL = {
+    "env_id": "CartpoleSwingup-v1",
+    "num_seeds": 2,
+    "total_timesteps": 400,
+    "replay_ratio": 1.5,
+    "learning_starts": 50,
+    "buffer_size": 300,
+    "batch_size": 16,
+    "hidden_dim": 8,
+    "log_interval": 50,
+    "eval_interval": 100,
+    "eval_episodes": 2,
+    "checkpoint_interval": 50,
+}
+
+
+def load(name):
+    """A script as a module, from its file alone."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "algos" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def sac():
+    return load("sac")
+
+
+@pytest.fixture(scope="session")
+def sr_sac():
+    return load("sr_sac")
+
+
+def flags(**options):
+    """Options as a command line's words."""
+    words = []
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        words += [flag] if value is True else [flag, str(value)]
+    return words
+
+
+def command(script, *words, **options):
+    return [sys.executable, str(ROOT / "algos" / f"{script}.py"), *words, *flags(**options)]
+
+
+def environment(**more):
+    """The user's environment, without the tests' own packages but with their Gymnasium tasks."""
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parent)} | more
+
+
+def run(script, *words, expect=0, **options):
+    """Runs a script to its end -> what it printed; `expect` is its exit code."""
+    done = subprocess.run(
+        command(script, *words, **options), capture_output=True, text=True, env=environment(), timeout=600
+    )
+    assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def table(folder, timing=False):
+    """metrics.csv as [(step, tag, text of the value)]; without timing values, which no two runs share."""
+    with open(Path(folder) / "metrics.csv") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["step", "tag", "value"]
+    return [(int(step), tag, value) for step, tag, value in rows[1:] if timing or tag != "charts/SPS"]
+
+
+def results(runs_dir):
+    """All that must be equal to the bit between two runs of one command: folder -> name -> bytes or rows."""
+    found = {}
+    for folder in sorted(Path(runs_dir).iterdir()):
+        newest = sorted(folder.glob("checkpoint_*.npz"))[-1]
+        with np.load(newest) as arrays:
+            own = {name: (arrays[name].dtype.str, arrays[name].shape, arrays[name].tobytes()) for name in arrays.files}
+        own |= {
+            "checkpoint": newest.name,
+            "metrics.csv": table(folder),
+            "actions.f32": (folder / "actions.f32").read_bytes(),
+        }
+        own |= {"args.json": (folder / "args.json").read_bytes(), "done": (folder / "done").read_bytes()}
+        found[folder.name] = own
+    return found
+
+
+def assert_same(one, two):
+    assert one.keys() == two.keys()
+    for folder in one:
+        assert one[folder].keys() == two[folder].keys()
+        different = [name for name in one[folder] if one[folder][name] != two[folder][name]]
+        assert not different, f"{folder}: {different}"
