@@ -473,8 +473,10 @@ def restore(state, saved):
 
     def leaf(path, x):
         own = [arrays[jax.tree_util.keystr(path, simple=True, separator="/")] for arrays in saved]
-        full = lambda array: np.pad(array, [(0, n - m) for n, m in zip(x.shape[1:], array.shape, strict=True)])
-        return jnp.array(np.stack([full(array) for array in own]) if x.ndim else own[0])  # a ring was saved as filled
+        rows = np.zeros(x.shape, x.dtype)
+        for i, array in enumerate(own if x.ndim else []):
+            rows[(i, *map(slice, array.shape))] = array  # of a ring, only the filled part was saved
+        return jnp.array(rows if x.ndim else own[0])
 
     plain = jax.tree.map_with_path(leaf, state.replace(env=None, key=jax.random.key_data(state.key)))
     return plain.replace(env=state.env, key=jax.random.wrap_key_data(plain.key))

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.stem for path in (ROOT / "algos").glob("*.py"))
 sys.path.insert(0, str(Path(__file__).parent))  # tests/worlds.py holds Gymnasium tasks: worlds:Task-v0
 
-# Small enough for seconds, and every mechanism happens: logs, evaluations, checkpoints, a ring that comes round, resets.
+# Small enough for seconds, yet all happens: logs, evaluations, checkpoints, a ring that comes round, resets.
 SMALL = {
     "env_id": "CartpoleSwingup-v1",
     "num_seeds": 2,
@@ -88,7 +88,7 @@ def table(folder, timing=False):
 def results(runs_dir):
     """All that must be equal to the bit between two runs of one command: folder -> name -> bytes or rows."""
     found = {}
-    for folder in sorted(Path(runs_dir).iterdir()):
+    for folder in sorted(path.parent for path in Path(runs_dir).glob("*/args.json")):
         newest = sorted(folder.glob("checkpoint_*.npz"))[-1]
         with np.load(newest) as arrays:
             own = {name: (arrays[name].dtype.str, arrays[name].shape, arrays[name].tobytes()) for name in arrays.files}

@@ -110,7 +110,7 @@ def unflat(layers, vector):
 
 
 class SAC:
-    """Parameters and optimizers; `update` is one update with a given batch and noises, in the order of SR-SAC's code."""
+    """Parameters and optimizers; `update` is one update with given batch and noises, in the order of SR-SAC's code."""
 
     def __init__(self, actor, critics, targets, log_alpha, rate, gamma, tau):
         self.actor, self.critics, self.targets, self.log_alpha = actor, critics, targets, log_alpha

@@ -32,7 +32,7 @@ DM_CONTROL = {
 
 
 def scan_env(sac, env_id, seeds, actions):
-    """Steps through `make_env` under vmap and scan: actions (steps, seeds, dim) -> first obs, (obs, reward, term, trunc)."""
+    """Steps through `make_env` under vmap and scan; actions are (steps, seeds, dim)."""
     handle, first, step = sac.make_env(env_id, seeds)
 
     def body(handle, action):
@@ -130,9 +130,9 @@ def play(script, steps, **options):
     "env_id,steps,size", [("worlds:Count-v0", 95, 300), ("worlds:Count-v0", 200, 60), ("Hopper-v4", 150, 100)]
 )
 def test_replay_holds_what_happened(sac, env_id, steps, size):
-    """Against plain stepping from Python over ends of both kinds, before and after the ring is full: the same transitions
-    in the same places, none lost, none invented; after an episode's end no row is stored."""
-    args, seeds, state, actions = play(sac, steps, env_id=env_id, buffer_size=size)
+    """Against plain stepping from Python over ends of both kinds, before and after the ring is full: the same
+    transitions in the same places, none lost, none invented; after an episode's end no row is stored."""
+    _, seeds, state, actions = play(sac, steps, env_id=env_id, buffer_size=size)
     first, (obs, reward, terminated, truncated) = step_python(sac, env_id, seeds, actions.transpose(1, 0, 2))
     assert terminated.any() and (env_id == "Hopper-v4" or truncated.any())
     for i in range(len(seeds)):
@@ -160,7 +160,7 @@ def test_only_what_is_there_is_sampled(sac, monkeypatch):
         return learner, {"losses/none": jnp.zeros(())}
 
     monkeypatch.setattr(sac, "update", watch)
-    args, _, state, _ = play(sac, 130, env_id="worlds:Count-v0", num_seeds=1, replay_ratio=1, buffer_size=40)
+    _, _, state, _ = play(sac, 130, env_id="worlds:Count-v0", num_seeds=1, replay_ratio=1, buffer_size=40)
     jax.effects_barrier()
     assert len(seen) == 81  # steps 50 to 130
     everything = {tuple(row) for row in np.concatenate(seen)}
@@ -191,7 +191,7 @@ def test_episode_statistics(sac):
 
 
 def test_the_replay_is_not_copied(sac):
-    """The compiled chunk has no copy of an array of the ring's shape: a copy makes each step as slow as the ring is long."""
+    """The compiled chunk does not copy an array of the ring's shape: its steps would be as slow as the ring is long."""
     args = sac.Args(**SMALL | {"buffer_size": 12_345})
     handle, first, env_step = sac.make_env(args.env_id, [1, 2])
     init = jax.vmap(partial(sac.init_state, args, 1), in_axes=(None, 0, 0), out_axes=sac.AXES)

@@ -152,7 +152,7 @@ def test_initialization(script):
 
 
 def test_only_termination_stops_bootstrapping(script):
-    """Two rows alike but for `terminated`: the target is the reward alone, or the reward and the value of what follows."""
+    """Two rows alike but for `terminated`: the target is the reward, or the reward and the value of what follows."""
     args = script.Args(hidden_dim=8, gamma=0.9)
     learner = script.init_learner(args, jax.random.key(0), jnp.zeros(2), jnp.zeros(1))
     learner = learner.replace(

@@ -63,7 +63,7 @@ class Unbounded(Count):
 
 
 class Bonus(gymnasium.Env):
-    """One observation, reward 1 a step; every episode is one step long and is terminated, or truncated, by the limit."""
+    """One observation, reward 1 a step; an episode is terminated after one step, or goes on to the limit."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)

@@ -1,0 +1,34 @@
+# make demo   SR-SAC learns a task in minutes and draws its curve     make test   lints and tests
+# Both install what they need into .venv. PYTHON=python3.12 chooses another Python (3.11 or later).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test speed format clean
+
+demo: .venv/ready
+	@$(BIN)/python -m benchmark.demo
+
+# The tests' own packages lie apart, so that a script is tested with requirements.txt alone.
+test: .venv/ready .venv/test/ready
+	@PYTHONPATH=.venv/test $(BIN)/python -m ruff format --check --quiet . && PYTHONPATH=.venv/test $(BIN)/python -m ruff check --quiet .
+	PYTHONPATH=.venv/test $(BIN)/python -m pytest
+
+speed: .venv/ready
+	@$(BIN)/python -m benchmark.speed
+
+format: .venv/test/ready
+	@PYTHONPATH=.venv/test $(BIN)/python -m ruff format .
+
+clean:
+	rm -rf .venv
+
+.venv/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed; name one with PYTHON=")'
+	@echo "installing requirements.txt into .venv (about 700 MB, once)"
+	@$(PYTHON) -m venv .venv || { echo "error: no virtual environment; on Debian: apt install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@touch $@
+
+.venv/test/ready: requirements-test.txt .venv/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/test --requirement requirements-test.txt
+	@touch $@

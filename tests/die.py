@@ -1,0 +1,65 @@
+"""Runs a script and kills it (SIGKILL) inside a chosen act: python die.py SCRIPT ACT COUNT [the script's arguments].
+
+Acts: `savez` in the midst of the bytes of a checkpoint, `rename` and `renamed` just before and after a file takes its
+place, `unlink` before a file is removed, `evaluate` when an evaluation begins, `log` when a value goes to TensorBoard.
+The COUNT-th time it happens, the process is gone.
+"""
+
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+
+from conftest import load
+
+
+def main():
+    name, act, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    script = load(name)
+    left = [count]
+
+    def due():
+        left[0] -= 1
+        return left[0] == 0
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(function):
+        return lambda *args, **options: die() if due() else function(*args, **options)
+
+    def after(function):
+        def wrapped(*args, **options):
+            result = function(*args, **options)
+            return die() if due() else result
+
+        return wrapped
+
+    def torn(savez):
+        def wrapped(file, **arrays):
+            if not due():
+                return savez(file, **arrays)
+            whole = io.BytesIO()
+            savez(whole, **arrays)
+            file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+            file.flush()
+            die()
+
+        return wrapped
+
+    if act == "savez":
+        script.np.savez = torn(script.np.savez)
+    elif act == "evaluate":
+        script.evaluate = before(script.evaluate)
+    elif act == "log":
+        script.Writer.add_scalar = before(script.Writer.add_scalar)
+    else:
+        wrap, attribute = (after, "rename") if act == "renamed" else (before, act)
+        setattr(Path, attribute, wrap(getattr(Path, attribute)))
+    sys.argv = [str(script.__file__), *sys.argv[4:]]
+    script.main(script.tyro.cli(script.Args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Bad input: one clear line, exit code 2, nothing lost and nothing half-written."""
+
+import resource
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import SMALL, command, environment, run
+
+BAD = {
+    "a task nobody knows": ({"env_id": "CheetaRun-v1"}, "CheetahRun-v1"),
+    "a module nobody has": ({"env_id": "nowhere:Task-v0"}, "cannot be made"),
+    "discrete actions": ({"env_id": "worlds:Switch-v0"}, "SAC needs continuous"),
+    "discrete actions in EnvPool": ({"env_id": "Pong-v5"}, "SAC needs continuous"),
+    "actions without bounds": ({"env_id": "worlds:Unbounded-v0"}, "with bounds"),
+    "ratio 0": ({"replay_ratio": 0}, "--replay-ratio cannot be 0"),
+    "ratio -1": ({"replay_ratio": -1}, "--replay-ratio cannot be -1"),
+    "ratio abc": ({"replay_ratio": "abc"}, "abc"),
+    "ratio nan": ({"replay_ratio": "nan"}, "--replay-ratio cannot be nan"),
+    "ratio of many digits": ({"replay_ratio": 0.123456789}, "too many digits"),
+    "a batch larger than the warm-up": ({"batch_size": 51}, "--batch-size 51"),
+    "a batch larger than the replay": ({"buffer_size": 15}, "--batch-size 16"),
+    "learning after the end": ({"learning_starts": 401}, "--learning-starts"),
+    "no seeds": ({"num_seeds": 0}, "--num-seeds cannot be 0"),
+    "a negative seed": ({"seed": -1}, "--seed cannot be -1"),
+    "a discount above 1": ({"gamma": 1.5}, "--gamma cannot be 1.5"),
+    "an uneven evaluation interval": ({"eval_interval": 75}, "multiples of --log-interval"),
+    "a replay larger than memory": ({"buffer_size": 2_000_000_000}, "lower --buffer-size"),
+    "a folder that cannot be": ({"runs_dir": "/proc/nowhere"}, "cannot use /proc/nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case, tmp_path):
+    options, expected = BAD[case]
+    said = run("sr_sac", expect=2, **SMALL | {"runs_dir": tmp_path / "runs"} | options)
+    assert expected in said
+    assert "Traceback" not in said
+    if "abc" not in case:  # tyro's own message is a box
+        assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    run("sac", **SMALL | {"runs_dir": folder, "total_timesteps": 100, "eval_interval": 0})
+    return folder
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_folder_of_another_run(finished):
+    options = SMALL | {"runs_dir": finished, "total_timesteps": 100, "eval_interval": 0}
+    before = contents(finished)
+    said = run("sac", expect=2, **options | {"batch_size": 20, "tau": 0.1})
+    assert "batch_size 16 (now 20)" in said and "tau 0.005 (now 0.1)" in said and "--overwrite" in said
+    assert contents(finished) == before
+    said = run("sac", expect=2, **options | {"batch_size": 20, "seed": 2, "num_seeds": 3})
+    assert "batch_size" in said and contents(finished) == before, "a folder was made before all were looked at"
+
+
+def test_folder_of_something_else(finished, tmp_path):
+    folder = tmp_path / "CartpoleSwingup-v1__sac__rr1.5__1"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("precious")
+    for words in ((), ("--overwrite",)):
+        said = run("sac", *words, expect=2, **SMALL | {"runs_dir": tmp_path})
+        assert "holds no run" in said and (folder / "thesis.txt").read_text() == "precious"
+    assert not (tmp_path / "CartpoleSwingup-v1__sac__rr1.5__2").exists()
+
+
+def test_overwrite(finished, tmp_path):
+    """--overwrite starts anew, with other arguments if so wished."""
+    shutil.copytree(finished, tmp_path / "runs")
+    options = SMALL | {"runs_dir": tmp_path / "runs", "total_timesteps": 100, "eval_interval": 0, "batch_size": 20}
+    said = run("sac", "--overwrite", **options)
+    assert "from step 0 to 100" in said
+    run("sac", **options)
+    folder = tmp_path / "runs" / "CartpoleSwingup-v1__sac__rr1.5__1"
+    assert '"batch_size": 20' in (folder / "args.json").read_text()
+
+
+def test_nothing_to_evaluate(tmp_path):
+    said = run("sac", "--evaluate", expect=2, **SMALL | {"runs_dir": tmp_path / "runs"})
+    assert "no checkpoint to evaluate" in said and not (tmp_path / "runs").exists()
+
+
+def test_two_processes_on_one_folder(tmp_path):
+    options = SMALL | {"runs_dir": tmp_path, "total_timesteps": 1_000_000}
+    process = subprocess.Popen(
+        command("sac", **options), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while not list(tmp_path.glob("*__2/checkpoint*")):
+            time.sleep(0.1)
+            assert process.poll() is None
+        said = run("sac", expect=2, **options)
+        assert "another process" in said
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_a_loss_that_explodes(tmp_path):
+    """NaN or infinity: the step and the seed are named, and the last good checkpoint stays."""
+    options = SMALL | {"env_id": "worlds:Overflow-v0", "runs_dir": tmp_path, "eval_interval": 0}
+    said = run("sac", expect=2, **options)
+    assert "in step 12" in said and "of seed 1 a loss was NaN or infinite" in said and "step 100 is kept" in said
+    folder = tmp_path / "worlds:Overflow-v0__sac__rr1.5__1"
+    assert max(path.name for path in folder.glob("checkpoint*")) == "checkpoint_0000000100.npz"
+
+
+def test_a_full_disk(finished, tmp_path):
+    """No room for a checkpoint: the last good one is kept and named, nothing half-written stays, the run goes on."""
+    shutil.copytree(finished, tmp_path / "runs")
+    options = SMALL | {"runs_dir": tmp_path / "runs", "total_timesteps": 200, "eval_interval": 0}
+    size = max(path.stat().st_size for path in (tmp_path / "runs").rglob("checkpoint*"))
+    full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+    done = subprocess.run(
+        command("sac", **options), capture_output=True, text=True, env=environment(), preexec_fn=full, timeout=600
+    )
+    assert done.returncode == 2, done.stderr
+    assert "the checkpoint of step 100 is kept" in done.stderr and "Traceback" not in done.stderr
+    for folder in (tmp_path / "runs").iterdir():
+        names = sorted(path.name for path in folder.iterdir())
+        assert not [name for name in names if name.endswith(".tmp")] and "checkpoint_0000000100.npz" in names
+    assert "from step 100 to 200" in run("sac", **options)

@@ -1,0 +1,57 @@
+"""Each script as its user meets it: its flags, its help, alone in an empty folder."""
+
+import ast
+import dataclasses
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SCRIPTS, SMALL, flags, load, run
+
+COMMON = [
+    "env_id", "exp_name", "seed", "num_seeds", "total_timesteps", "replay_ratio", "learning_starts", "buffer_size",
+    "batch_size", "gamma", "tau", "learning_rate", "log_interval", "eval_interval", "eval_episodes",
+    "checkpoint_interval", "runs_dir", "overwrite", "evaluate",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_is_documented_and_read(script):
+    text = (ROOT / "algos" / f"{script}.py").read_text()
+    names = [field.name for field in dataclasses.fields(load(script).Args)]
+    assert set(COMMON) <= set(names)
+    body = next(node for node in ast.parse(text).body if getattr(node, "name", "") == "Args").body
+    for field, comment in zip(body[::2], body[1::2], strict=True):
+        assert isinstance(field, ast.AnnAssign) and isinstance(comment.value, ast.Constant), field.target.id
+    for name in names:
+        assert re.search(rf"\bargs\.{name}\b", text), f"{name} is never read"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help(script):
+    said = run(script, "--help")
+    for name in COMMON:
+        assert "--" + name.replace("_", "-") in said
+    assert "gradient updates per environment" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_alone_in_an_empty_folder(script, tmp_path):
+    """Copied elsewhere, with only requirements.txt installed (the tests' packages are out of its reach), it runs."""
+    shutil.copy(ROOT / "algos" / f"{script}.py", tmp_path / "mine.py")
+    options = SMALL | {"total_timesteps": 60, "eval_interval": 0, "checkpoint_interval": 0, "num_seeds": 1}
+    done = subprocess.run(
+        [sys.executable, "mine.py", *flags(**options)], cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HOME": "/tmp"},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "a start prints nothing that a user cannot act on"
+    assert (tmp_path / "runs" / "CartpoleSwingup-v1__mine__rr1.5__1" / "done").exists()
+
+
+def test_the_suite_cannot_hide_a_missing_requirement():
+    """pytest is not where the scripts are installed: it reaches this process alone, over PYTHONPATH."""
+    done = subprocess.run([sys.executable, "-c", "import pytest"], env={"PATH": "/usr/bin:/bin"}, capture_output=True)
+    assert done.returncode != 0
