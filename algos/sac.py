@@ -7,7 +7,7 @@ Run:    python algos/sac.py --env-id CheetahRun-v1 --replay-ratio 1 --num-seeds 
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only what steps a pool or keeps folders knows of several seeds.
 """
 
-import difflib, fcntl, json, os, shlex, signal, subprocess, sys, time
+import difflib, fcntl, json, os, shlex, shutil, signal, subprocess, sys, time
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
@@ -162,6 +162,7 @@ def make_pool(env_id, seeds):  # EnvPool's or Gymnasium's -> pool, action space,
         pool = (envpool.make if env_id in ours else gymnasium.make_vec)(env_id, num_envs=len(seeds), **options)
     except (gymnasium.error.Error, ImportError) as error:
         require(False, f"{env_id} cannot be made: {error}")
+    require(env_id in ours or pool.spec.max_episode_steps, f"{env_id} has no limit: register it with max_episode_steps")
     space = getattr(pool, "single_action_space", pool.action_space)
     fits = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded()
     require(fits, f"{env_id} has the actions {space}; SAC needs continuous ones with bounds, a Box of one dimension")
@@ -285,9 +286,9 @@ def train_step(args, env_step, state, _):
     key, act_key, random_key, update_key = jax.random.split(state.key, 4)
     step = state.step + 1
     learning = step >= args.learning_starts
-    action_dim = state.replay.action.shape[-1]
-    action, _ = sample_action(args, state.learner.actor, state.obs, act_key, action_dim)
-    action = jnp.where(learning, action, jax.random.uniform(random_key, (action_dim,), minval=-1, maxval=1))
+    action, _ = sample_action(args, state.learner.actor, state.obs, act_key, state.replay.action.shape[-1])
+    draw = jax.random.uniform(random_key, action.shape, minval=-1, maxval=1)
+    action = jnp.where(learning & jnp.isfinite(action), action, draw)  # a NaN ends the run, but not in the environment
     env, (next_obs, reward, terminated, truncated) = env_step(state.env, action)
     row = Transition(state.obs, action, reward, terminated.astype(jnp.float32), next_obs)
     index = jnp.where(state.done, args.buffer_size, state.stored % args.buffer_size)  # a mere reset is not stored
@@ -428,8 +429,8 @@ def start(folder, step, seeds, action_dim):
     write(csv, lambda file: file.write("".join(["step,tag,value\n", *lines]).encode()))
     for at, tag, value in (line.split(",") for line in lines):
         writer.add_scalar(tag, float(value), int(at))
-    git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    git = [shutil.which("git") or "true", *"describe --always --dirty --abbrev=40 --exclude=*".split()]
+    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
     versions = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "numpy")}
     cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ")[-1].split("\n")[0]
     threads = 1 if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "") else len(os.sched_getaffinity(0))
@@ -551,30 +552,26 @@ def main(args: Args):
             where = f"in step {step + late + 1} of seed {seeds[i]} a loss was NaN or infinite"
             require(False, f"{where}; the checkpoint of step {max(checkpoints(folders[i]))} is kept in {folders[i]}")
         step += length
-        try:
-            for folder, own in zip(folders, np.asarray(actions), strict=True):
-                with open(folder / "actions.f32", "ab") as file:
-                    file.write(own.tobytes())
-            if step % args.log_interval == 0:
-                due = args.eval_interval and step % args.eval_interval == 0
-                evaluations = evaluate(args, state.learner.actor, seeds, step) if due else [{}] * len(seeds)
-                rows = [row | own for row, own in zip(metrics(args, state), evaluations, strict=True)]
-                for folder, writer, row in zip(folders, writers, rows, strict=True):
-                    row["charts/SPS"] = (step - since) / took
-                    with open(folder / "metrics.csv", "a") as file:
-                        file.writelines(f"{step},{tag},{value:.9g}\n" for tag, value in row.items())
-                    for tag, value in row.items():
-                        writer.add_scalar(tag, value, step)
-                shown = {tag: [row[tag] for row in rows if tag in row] for tag in rows[0] if tag.endswith("_return")}
-                bar.set_postfix({tag: np.mean(values) for tag, values in shown.items()})
-                state = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals))
-                took, since = 0.0, step
-            bar.update(length)
-            if stop or step == args.total_timesteps or step % (args.checkpoint_interval or step + 1) == 0:
-                save(args, folders, starts, state, time.time() - begin)
-        except OSError as error:
-            kept = min(max(checkpoints(folder), default=0) for folder in folders)
-            require(False, f"cannot write ({error}); the checkpoint of step {kept} is kept, the same command goes on")
+        for folder, own in zip(folders, np.asarray(actions), strict=True):
+            with open(folder / "actions.f32", "ab") as file:
+                file.write(own.tobytes())
+        if step % args.log_interval == 0:
+            due = args.eval_interval and step % args.eval_interval == 0
+            evaluations = evaluate(args, state.learner.actor, seeds, step) if due else [{}] * len(seeds)
+            rows = [row | own for row, own in zip(metrics(args, state), evaluations, strict=True)]
+            for folder, writer, row in zip(folders, writers, rows, strict=True):
+                row["charts/SPS"] = (step - since) / took
+                with open(folder / "metrics.csv", "a") as file:
+                    file.writelines(f"{step},{tag},{value:.9g}\n" for tag, value in row.items())
+                for tag, value in row.items():
+                    writer.add_scalar(tag, value, step)
+            shown = {tag: [row[tag] for row in rows if tag in row] for tag in rows[0] if tag.endswith("_return")}
+            bar.set_postfix({tag: np.mean(values) for tag, values in shown.items()})
+            state = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals))
+            took, since = 0.0, step
+        bar.update(length)
+        if stop or step == args.total_timesteps or step % (args.checkpoint_interval or step + 1) == 0:
+            save(args, folders, starts, state, time.time() - begin)
     bar.close()
     for seed, folder, writer in zip(seeds, folders, writers, strict=True):
         writer.close()
@@ -587,4 +584,7 @@ def main(args: Args):
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    try:
+        main(tyro.cli(Args))
+    except OSError as error:  # a full disk, say
+        require(False, f"{error}; what was saved before is kept, and the same command goes on from there")

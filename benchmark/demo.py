@@ -45,9 +45,8 @@ def main():
     report.main(report.Args(results=str(RUNS / "results"), figure=str(FIGURE), labels="sr_sac_demo=SR-SAC"))
     print(f"\nDone in {(time.time() - start) / 60:.1f} minutes. Open {FIGURE}")
     print("The dip at step 6,000 is the reset. Next, a harder task at a higher ratio (hours on a CPU):\n")
-    print(
-        f"    {os.path.relpath(sys.executable)} algos/sr_sac.py --env-id CheetahRun-v1 --replay-ratio 32 --num-seeds 5\n"
-    )
+    python = os.path.relpath(sys.executable)
+    print(f"    {python} algos/sr_sac.py --env-id CheetahRun-v1 --replay-ratio 32 --num-seeds 5\n")
     print(f"Every run is under runs/, for TensorBoard too: {os.path.relpath(sys.prefix)}/bin/tensorboard --logdir runs")
 
 

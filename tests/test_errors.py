@@ -1,5 +1,6 @@
 """Bad input: one clear line, exit code 2, nothing lost and nothing half-written."""
 
+import re
 import resource
 import shutil
 import signal
@@ -110,7 +111,8 @@ def test_a_loss_that_explodes(tmp_path):
     """NaN or infinity: the step and the seed are named, and the last good checkpoint stays."""
     options = SMALL | {"env_id": "worlds:Overflow-v0", "runs_dir": tmp_path, "eval_interval": 0}
     said = run("sac", expect=2, **options)
-    assert "in step 12" in said and "of seed 1 a loss was NaN or infinite" in said and "step 100 is kept" in said
+    step = int(re.search(r"in step (\d+) of seed \d a loss was NaN or infinite", said)[1])
+    assert 120 < step <= 150 and "step 100 is kept" in said and "Traceback" not in said
     folder = tmp_path / "worlds:Overflow-v0__sac__rr1.5__1"
     assert max(path.name for path in folder.glob("checkpoint*")) == "checkpoint_0000000100.npz"
 
@@ -125,7 +127,7 @@ def test_a_full_disk(finished, tmp_path):
         command("sac", **options), capture_output=True, text=True, env=environment(), preexec_fn=full, timeout=600
     )
     assert done.returncode == 2, done.stderr
-    assert "the checkpoint of step 100 is kept" in done.stderr and "Traceback" not in done.stderr
+    assert "what was saved before is kept" in done.stderr and "Traceback" not in done.stderr
     for folder in (tmp_path / "runs").iterdir():
         names = sorted(path.name for path in folder.iterdir())
         assert not [name for name in names if name.endswith(".tmp")] and "checkpoint_0000000100.npz" in names

@@ -38,7 +38,7 @@ class Clock(Count):
     """Cannot be repeated: its observation holds the time."""
 
     def observe(self):
-        return np.array([self.episode, self.t, time.time()])
+        return np.array([self.episode, self.t, time.time() % 1])
 
 
 class Overflow(Count):
