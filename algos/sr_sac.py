@@ -156,7 +156,7 @@ DMC_PADDING = {
 
 
 def make_pool(env_id, seeds):  # EnvPool's or Gymnasium's -> pool, action space, first observations
-    ours, names = envpool.list_all_envs(), [*envpool.list_all_envs(), *gymnasium.registry]
+    ours, names = envpool.list_all_envs(), sorted({*envpool.list_all_envs(), *gymnasium.registry})
     if env_id not in names and ":" not in env_id:
         require(False, f"there is no task {env_id!r}; close names: {difflib.get_close_matches(env_id, names, 4)}")
     options = {"env_type": "gymnasium", "env_seed": seeds} if env_id in ours else {"vectorization_mode": "sync"}

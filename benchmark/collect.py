@@ -6,6 +6,7 @@ made each run: command, commit, versions, hardware, wall time). Folders that hol
 
 import csv
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def main(args: Args):
             continue
         own, arguments, starts = read_run(folder)
         rows += [row for row in own if row[5] in METRICS]
+        for start in starts:  # where a run lay says nothing about its result
+            start["command"] = re.sub(r" --runs-dir \S+", "", start["command"])
         made[folder.name] = {"args": arguments, "starts": starts}
     if not rows:
         raise SystemExit(f"error: no finished run in {args.runs_dir}")
