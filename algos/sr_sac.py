@@ -2,8 +2,8 @@
 
 Paper:  D'Oro et al. 2023, "Sample-Efficient Reinforcement Learning by Breaking the Replay Ratio Barrier" (ICLR 2023).
 Parent: sac.py; differs: Args, resets_by, train_step, counters
-Run:    python algos/sr_sac.py --env-id CheetahRun-v1 --replay-ratio 32 --num-seeds 5
-        The same command again goes on where the run stood, to the same bits.
+Run:    python algos/sr_sac.py --env-id CheetahRun-v1 --replay-ratio 32 --num-seeds 5  (again: on, to the same bits)
+Expect: at ratio 8, 203 +- 71 at step 50,000 (3 seeds; 20 minutes each on one core of an AMD EPYC).
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only what steps a pool or keeps folders knows of several seeds.
 """
 
