@@ -311,7 +311,7 @@ def train_step(args, env_step, state, _):
         learner, info = update(args, learner, jax.tree.map(lambda ring: ring[index], replay), key)
         return learner, totals | {tag: totals[tag] + x for tag, x in (info | {"updates": 1}).items()}
 
-    # A loop of dynamic length, also for speed: were the write above fused into the reads, the replay would be copied.
+    # A loop of as many updates as are due: a fraction of an update per step needs no case of its own.
     due = jnp.where(learning, updates_by(args, step) - updates_by(args, step - 1), 0)
     learner, totals = jax.lax.fori_loop(0, due, one_update, (state.learner, state.totals))
     done, returned = terminated | truncated, jnp.where(state.done, 0.0, state.episode_return + reward)
