@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test speed format clean
+.PHONY: demo test docs speed format clean
 
 demo: .venv/ready
 	@$(BIN)/python -m benchmark.demo
@@ -15,6 +15,11 @@ test: .venv/ready .venv/test/ready
 
 speed: .venv/ready
 	@$(BIN)/python -m benchmark.speed
+
+# The site, in site/; its packages lie in an environment of their own.
+docs: .venv/docs/ready
+	@NO_MKDOCS_2_WARNING=1 .venv/docs/bin/python -m mkdocs build --strict
+	@echo "site/index.html is built; with search: $(PYTHON) -m http.server --directory site"
 
 format: .venv/test/ready
 	@PYTHONPATH=.venv/test $(BIN)/python -m ruff format .
@@ -29,6 +34,11 @@ clean:
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
-.venv/test/ready: requirements-test.txt .venv/ready
+.venv/docs/ready: requirements-docs.txt
+	@$(PYTHON) -m venv .venv/docs || { echo "error: no virtual environment; on Debian: apt install python3-venv"; exit 1; }
+	@.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-docs.txt
+	@touch $@
+
+.venv/test/ready: requirements-test.txt requirements-slurm.txt requirements-ray.txt .venv/ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/test --requirement requirements-test.txt
 	@touch $@

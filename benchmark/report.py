@@ -1,144 +1,1004 @@
-"""Curves to a figure, beside the published ones: python -m benchmark.report benchmark/results/NAME --figure NAME.png
+"""Curves to figures, tables and verdicts: python -m benchmark.report --suite dmc_cpu
 
-Draws every task of NAME/curves.csv: a thin line per seed, a thick one for their mean. With --reference FILE (columns
-algo, replay_ratio, task, seed, step, return) the published seeds are drawn behind and compared. The statistic is fixed
-beforehand: a seed's mean evaluation return over the steps --from-step to --to-step; the difference of the two means has
-Welch's 95 % interval over seeds.
+Reads `benchmark/results/SUITE/curves.csv` and `run.json`, which benchmark.collect wrote. Writes scores.csv,
+aggregates.csv and comparison.csv beside them, and figures with a report.md to `docs/results/SUITE/`. A run's score is
+the suite's one statistic, fixed beforehand: its mean evaluation return over a window of steps. Comparisons with
+published runs take the same statistic of both, from `benchmark/published/` or, with --reference FILE, from raw curves,
+which are then drawn too.
+
+Intervals are 95 %: rliable's stratified bootstrap over seeds, seeded, so that a second run gives the same tables to the
+bit; for a difference to published runs Welch's t, since a percentile bootstrap of five against five covers too little.
 """
 
 import csv
 import gzip
+import io
+import json
+import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 import tyro
+from rliable import library
 from scipy import stats
+
+from benchmark.jobs import require
+from benchmark.suites import SUITES, Suite
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+from PIL import Image
 
-COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"]  # Okabe and Ito's, distinct for the color-blind
-GREY = "#777777"
+METRIC = "eval/episodic_return"
+COLUMNS = {"suite", "algo", "replay_ratio", "env", "seed", "step", "metric", "value"}
+REFERENCE_COLUMNS = {"algo", "replay_ratio", "task", "seed", "step", "return"}
+PUBLISHED = Path(__file__).parent / "published"
+PUBLISHED_COLUMNS = "paper algorithm replay_ratio resets suite task step statistic value low high seeds source".split()
+PUBLISHED_STATISTICS = {"iqm", "median", "mean", "optimality_gap", "std", "population_std"}
+STATISTICS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
+LABELS = {"sac": "SAC", "sr_sac": "SR-SAC", "redq": "REDQ", "sac_resets_200k": "SAC, reset every 200k steps"}
+# One agent but for its resets, so runs compare where the steps of their resets agree: every so many updates, or steps
+SAME_BUT_RESETS = {"sac": {}, "sr_sac": {"updates": 2_560_000}, "sac_resets_200k": {"steps": 200_000}}
+COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]  # Okabe and Ito's
+LINES = ["-", "--", "-.", ":"]
+MARKERS = ["o", "s", "^", "D", "v", "P"]
+GREY = "#666666"
+FEW = 3  # up to so many seeds each is drawn as a thin line, beside their mean
+ALL = "all tasks compared"
 
 
 @dataclass(frozen=True)
 class Args:
-    results: tyro.conf.Positional[str]
-    """folder that benchmark.collect wrote"""
-    figure: str
-    """PNG to write"""
+    suite: str
+    """name of the suite, in benchmark/suites.py"""
+    results_dir: str = "benchmark/results"
+    """folder of the suites' tables"""
+    docs_dir: str = "docs/results"
+    """folder of the suites' figures and pages"""
     reference: str | None = None
-    """published curves (.csv or .csv.gz) to draw and compare with"""
-    reference_algo: str = "sr_sac"
-    """which rows of the reference, together with the replay ratio of our runs"""
-    from_step: int = 10_000
-    """the statistic is the mean over evaluations from this step"""
-    to_step: int = 50_000
-    """to this one"""
-    labels: str = ""
-    """how to call the algorithms in the legend: name=label,name=label"""
+    """published raw curves to draw and compare: .csv or .csv.gz with algo, replay_ratio, task, seed, step, return"""
+    reference_algos: tuple[str, ...] = ("sr_sac", "sac")
+    """published algorithms to compare with, the preferred first"""
+    labels: tuple[str, ...] = ()
+    """what to call algorithms: name=label name=label"""
+    bootstrap_reps: int = 2000
+    """resamples behind each bootstrap interval"""
+    seed: int = 0
+    """of the bootstrap"""
 
 
-def read_results(folder):
-    """curves.csv -> {env: {(algo, replay_ratio): {seed: {step: return}}}}"""
+class Summary(NamedTuple):
+    """Scores of several seeds: mean, sample standard deviation (nan for one seed), number of seeds."""
+
+    mean: float
+    std: float
+    seeds: int
+
+
+class Comparison(NamedTuple):
+    """Ours and a published configuration on one task (in returns), or on all (in normalized score)."""
+
+    config: tuple
+    env: str
+    ours: Summary
+    reference: str
+    theirs: Summary
+    difference: float
+    low: float
+    high: float
+    verdict: str
+
+
+# Statistics: NumPy in, NumPy out
+
+
+def window_grid(steps, window):
+    """The evaluation steps within a window (from, to), or [] if they do not cover it evenly from end to end."""
+    grid = sorted(step for step in set(steps) if window[0] <= step <= window[1])
+    gaps = {b - a for a, b in pairwise(grid)}
+    if len(gaps) > 1 or not grid:
+        return []
+    gap = gaps.pop() if gaps else 1
+    return grid if grid[0] - gap < window[0] and window[1] < grid[-1] + gap else []
+
+
+def iqm(scores):
+    """Interquartile mean over runs and tasks: (runs, tasks, ...) -> (...). As rliable's, which has no trailing axes."""
+    flat = np.sort(scores.reshape(-1, *scores.shape[2:]), axis=0)
+    cut = len(flat) // 4
+    return flat[cut : len(flat) - cut].mean(axis=0)
+
+
+def aggregate(scores):
+    """Normalized scores (runs, tasks) -> [IQM, median of task means, mean, optimality gap], as in STATISTICS."""
+    means = scores.mean(axis=0)
+    return np.array([iqm(scores), np.median(means), means.mean(), 1 - np.minimum(scores, 1).mean()])
+
+
+def profile(scores, thresholds):
+    """Scores (runs, tasks), thresholds (k,) -> share of the runs with a score above each, (k,)."""
+    return (scores[..., None] > thresholds).mean(axis=(0, 1))
+
+
+def bootstrap(scores, function, reps, seed):
+    """function(scores) with its 95 % interval by rliable's stratified bootstrap.
+
+    scores (runs, tasks, ...), function -> (k,); returns value, low, high, each (k,). Low and high are nan for one run,
+    which knows nothing of its spread.
+    """
+    value = np.atleast_1d(function(scores))
+    if len(scores) < 2:
+        return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
+    # rliable 1.2.0 draws from NumPy's global generator and never looks at the random_state that it takes
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        _, interval = library.get_interval_estimates({0: scores}, lambda x: np.atleast_1d(function(x)), reps=reps)
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+    return value, *interval[0]
+
+
+def summarize(scores):
+    """Scores of one task's seeds -> Summary."""
+    scores = np.asarray(scores, float)
+    return Summary(scores.mean(), scores.std(ddof=1) if len(scores) > 1 else math.nan, len(scores))
+
+
+def welch(ours, theirs):
+    """Mean over tasks of the difference of means, with Welch's 95 % interval over seeds: (difference, low, high).
+
+    Two lists of Summary, task by task. Degrees of freedom are Welch and Satterthwaite's over all the means involved;
+    with one task this is Welch's t. The interval is nan if any of them has a single seed.
+    """
+    difference = float(np.mean([a.mean - b.mean for a, b in zip(ours, theirs, strict=True)]))
+    if min(s.seeds for s in [*ours, *theirs]) < 2:
+        return difference, math.nan, math.nan
+    parts = [(s.std**2 / s.seeds / len(ours) ** 2, s.seeds - 1) for s in [*ours, *theirs]]
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return difference, difference, difference
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
+    return difference, difference - half, difference + half
+
+
+def judge(low, high, scale):
+    """An interval of a difference in words; scale is the published score above a random policy's."""
+    if low > 0 or high < 0:
+        return "higher" if low > 0 else "lower"
+    return "agrees" if (high - low) / 2 <= abs(scale) / 2 else "too few seeds to say"  # nan is too few, too
+
+
+def rectangle(tasks_of):
+    """{configuration: its tasks} -> the tasks that make the largest table of tasks x configurations without a hole."""
+    candidates = set()
+    for own in map(frozenset, tasks_of.values()):
+        candidates |= {own} | {own & other for other in candidates}
+    area = {tasks: len(tasks) * sum(tasks <= set(own) for own in tasks_of.values()) for tasks in candidates}
+    return sorted(max(candidates, key=lambda tasks: (area[tasks], len(tasks), sorted(tasks)), default=()))
+
+
+def complete(seeds, window):
+    """{seed: curve} -> the evaluation steps of the window, and of the seeds those that have them all."""
+    grid = window_grid([step for curve in seeds.values() for step in curve], window)
+    return grid, {seed: curve for seed, curve in seeds.items() if grid and all(step in curve for step in grid)}
+
+
+def score_matrix(scores, tasks):
+    """{task: {seed: score or curve}} -> (runs, tasks, ...), None if a task is missing.
+
+    With unequal numbers of seeds each task gives its lowest ones, as many as the task with the fewest. A row need not
+    be one seed: runs of different tasks share nothing, and the stratified bootstrap draws each task's on their own.
+    """
+    if not tasks or any(not scores.get(task) for task in tasks):
+        return None
+    runs = min(len(scores[task]) for task in tasks)
+    return np.array([[scores[task][seed] for seed in sorted(scores[task])[:runs]] for task in tasks]).swapaxes(0, 1)
+
+
+def reset_steps(updates, ratio, end):
+    """The steps before `end` after which an agent is reset that is reset every so many updates (0: never)."""
+    if not updates:
+        return ()
+    every = Fraction(updates) / Fraction(str(ratio))
+    steps = {math.ceil(k * every) for k in range(1, math.ceil(end / every) + 1)}  # two at one step are one
+    return tuple(sorted(step for step in steps if step < end))
+
+
+# Reading
+
+
+def read_csv(path, columns):
+    """Rows of a .csv or .csv.gz as dicts; an error if it is not there or has no such columns."""
+    require(Path(path).is_file(), f"no file {path}")
+    with (gzip.open if str(path).endswith(".gz") else open)(path, "rt") as file:
+        reader = csv.DictReader(file)
+        missing = columns - {*(reader.fieldnames or ())}
+        require(not missing, f"{path} has no column {', '.join(sorted(missing))}")
+        yield from reader
+
+
+def read_curves(path, name):
+    """curves.csv -> {(algo, replay_ratio): {env: {seed: {step: return}}}}"""
+    require(path.is_file(), f"no {path}: run benchmark.sweep or benchmark.collect with --suite {name} first")
     curves = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
-    with open(Path(folder) / "curves.csv") as file:
-        for row in csv.DictReader(file):
-            if row["metric"] == "eval/episodic_return":
-                key = (row["algo"], float(row["replay_ratio"]))
-                curves[row["env"]][key][int(row["seed"])][int(row["step"])] = float(row["value"])
-    return curves
+    for number, row in enumerate(read_csv(path, COLUMNS), 2):
+        try:
+            config, seed, step = (row["algo"], float(row["replay_ratio"])), int(row["seed"]), int(row["step"])
+            value = float(row["value"])
+        except (TypeError, ValueError):
+            require(False, f"line {number} of {path} is damaged")
+        require(row["suite"] == name, f"line {number} of {path} belongs to suite {row['suite']}")
+        if row["metric"] == METRIC:
+            curve = curves[config][row["env"]][seed]
+            require(step not in curve, f"line {number} of {path} gives step {step} of a run a second time")
+            curve[step] = value
+    require(curves, f"no {METRIC} in {path}: no run has got to an evaluation yet")
+    return {config: {env: dict(seeds) for env, seeds in own.items()} for config, own in sorted(curves.items())}
 
 
-def read_reference(path, algo, tasks, to_step):
-    """Published rows -> {(task, replay_ratio): {seed: {step: return}}}"""
-    curves = defaultdict(lambda: defaultdict(dict))
-    with (gzip.open if str(path).endswith("gz") else open)(path, "rt") as file:
-        for row in csv.DictReader(file):
-            if row["algo"] == algo and row["task"] in tasks and int(row["step"]) <= to_step:
-                key = (row["task"], float(row["replay_ratio"]))
-                curves[key][row["seed"]][int(row["step"])] = float(row["return"])
-    return curves
+def read_runs(path):
+    """run.json -> {(algo, replay_ratio): [{"args": ..., "starts": [...]}, ...]}; {} if there is none."""
+    runs = defaultdict(list)
+    try:
+        for _, run in sorted(json.loads(path.read_text()).items() if path.is_file() else ()):
+            starts = [
+                {"command": s["command"]} | s | s.get("versions", {}) | s.get("layout", {}) for s in run["starts"]
+            ]
+            args = run["args"] | {"seed": int(run["args"]["seed"])}
+            runs[args["exp_name"], float(args["replay_ratio"])].append({"args": args, "starts": starts})
+    except (AttributeError, KeyError, TypeError, ValueError):
+        require(False, f"{path} is damaged; run benchmark.collect again")
+    return dict(runs)
+
+
+def read_reference(path, algos, envs, last):
+    """Published rows up to a step -> {(algo, replay_ratio): {env: {seed: {step: return}}}}"""
+    names, found = {dm_control_name(env): env for env in envs}, set()
+    curves = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+    for row in read_csv(path, REFERENCE_COLUMNS):
+        found.add(row["algo"])
+        if row["algo"] in algos and row["task"] in names and int(row["step"]) <= last:
+            seeds = curves[row["algo"], float(row["replay_ratio"])][names[row["task"]]]
+            seeds[int(row["seed"])][int(row["step"])] = float(row["return"])
+    unknown = [algo for algo in algos if algo not in found]
+    require(not unknown, f"{path} has no {', '.join(unknown)}; it has {', '.join(sorted(found))}")
+    return {config: {env: dict(seeds) for env, seeds in own.items()} for config, own in sorted(curves.items())}
+
+
+def read_published(folder=PUBLISHED):
+    """All rows of benchmark/published/*.csv as dicts of text."""
+    return [row for path in sorted(folder.glob("*.csv")) for row in read_csv(path, {*PUBLISHED_COLUMNS})]
 
 
 def dm_control_name(env_id):
     """EnvPool's id to dm_control's name: CheetahRun-v1 -> cheetah-run, FingerTurnHard-v1 -> finger-turn_hard."""
-    domain, *task = re.findall("[A-Z][a-z0-9]*", env_id.rsplit("-", 1)[0])
-    return f"{domain}-{'_'.join(task)}".lower()
+    words = re.findall("[A-Z]+[a-z0-9]*", env_id.rsplit("-", 1)[0])
+    name = "_".join(words).lower()
+    domain = next((d for d in ("ball_in_cup", "point_mass") if name.startswith(d + "_")), words[0].lower())
+    return f"{domain}-{name[len(domain) + 1 :]}"
 
 
-def statistic(seeds, from_step, to_step):
-    """{seed: {step: return}} -> each seed's mean return over the window, for seeds that have all its evaluations."""
-    steps = sorted({step for curve in seeds.values() for step in curve if from_step <= step <= to_step})
-    whole = [curve for curve in seeds.values() if all(step in curve for step in steps)]
-    return np.array([np.mean([curve[step] for step in steps]) for curve in whole])
+# From curves to results
 
 
-def welch(ours, theirs):
-    """Difference of means, and its 95 % interval by Welch's t with the Welch-Satterthwaite degrees of freedom."""
-    result = stats.ttest_ind(ours, theirs, equal_var=False)
-    interval = result.confidence_interval(0.95)
-    return ours.mean() - theirs.mean(), interval.low, interval.high
+@dataclass(frozen=True)
+class Results:
+    """What tables, figures and page are made from. A config is (algo, replay_ratio)."""
+
+    args: Args
+    suite: Suite
+    look: "Look"
+    runs: dict
+    """{config: [{"args": ..., "starts": [...]}, ...]}, from run.json"""
+    whole: dict
+    """{config: {env: {seed: curve}}}, runs with every evaluation of the suite's window"""
+    part: dict
+    """the same of other runs"""
+    scores: dict
+    """{config: {env: {seed: mean return over the window}}} of the whole runs"""
+    tasks: list
+    """the tasks in the aggregates"""
+    matrices: dict
+    """{config: normalized scores (runs, tasks)}"""
+    schedules: dict
+    """{config: steps of its resets within the budget}, without those that do not say"""
+    idle: set
+    """configs that are reset every so often, but never within the budget"""
+    reference: dict
+    """{config: {env: {seed: curve}}}, published raw curves"""
+    allowed: dict
+    """{config: the published configs it may be compared with, the preferred first}"""
+    comparisons: list
+    published: list
+    """rows of benchmark/published/"""
+    remarks: list
+    """what is missing, unequal or left out, in sentences"""
+
+    def estimate(self, scores, function):
+        return bootstrap(scores, function, self.args.bootstrap_reps, self.args.seed)
 
 
-def draw(axis, seeds, color, label):
-    for curve in seeds.values():
-        axis.plot(*zip(*sorted(curve.items()), strict=True), color=color, alpha=0.3, linewidth=0.8)
-    steps = sorted({step for curve in seeds.values() for step in curve})
-    mean = [np.mean([curve[step] for curve in seeds.values() if step in curve]) for step in steps]
-    axis.plot(steps, mean, color=color, linewidth=2, label=f"{label} ({len(seeds)} seeds)")
+def sort_runs(curves, suite, name_of):
+    """Which runs count -> (whole, part, scores, remarks), as in Results."""
+    whole, part, scores = ({config: {} for config in curves} for _ in range(3))
+    remarks = []
+    for config, envs in curves.items():
+        for env, seeds in sorted(envs.items()):
+            if env not in suite.scores:
+                remarks.append(f"{name_of(config)}: {env} is no task of the suite; left out.")
+                continue
+            broken = [seed for seed, curve in seeds.items() if not np.isfinite([*curve.values()]).all()]
+            if broken:
+                remarks.append(f"{name_of(config)}, {env}: NaN or infinite returns in {listed(broken)}; left out.")
+            grid, done = complete({k: v for k, v in sorted(seeds.items()) if k not in broken}, suite.statistic)
+            cut = {seed: seeds[seed] for seed in sorted({*seeds} - {*broken} - {*done})}
+            if cut:
+                last = max(max(curve) for curve in cut.values())
+                what = f"{listed(cut)} without all evaluations of the window, up to step {last:,}; drawn, not scored."
+                remarks.append(f"{name_of(config)}, {env}: {what}")
+            for group, own in ((whole, done), (part, cut)):
+                if own:
+                    group[config][env] = own
+            if done:
+                scores[config][env] = {s: float(np.mean([curve[step] for step in grid])) for s, curve in done.items()}
+    empty = [env for env in suite.scores if not any(env in envs for envs in curves.values())]
+    if empty:
+        remarks.append(f"No run at all of {', '.join(empty)}.")
+    for config, envs in curves.items():  # as many seeds as any task and ratio of the algorithm has
+        others = [own for other, own in curves.items() if other[0] == config[0]]
+        everyone = {seed for own in others for seeds in own.values() for seed in seeds}
+        for env in [env for env in suite.scores if env not in empty]:
+            absent = everyone - {*envs.get(env, ())}
+            if absent:
+                remarks.append(f"{name_of(config)}, {env}: no run of {listed(absent) if env in envs else 'any seed'}.")
+    return whole, part, scores, remarks
+
+
+def listed(seeds):
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
+
+
+def differing(runs, name_of):
+    """What runs of one config were started with differently, as remarks."""
+    own = {"env_id", "seed", "num_seeds", "total_timesteps"}
+    for config, made in runs.items():
+        fields = sorted({field for run in made for field in run["args"]} - own)
+        mixed = [field for field in fields if len({str(run["args"].get(field)) for run in made}) > 1]
+        if mixed:
+            yield f"{name_of(config)}: its runs differ in {', '.join(mixed)}."
+
+
+def schedule_of(made, ratio, window_end):
+    """The steps of the resets that runs of one config share before the window ends; None if they differ."""
+    found = {reset_steps(run["args"].get("reset_interval", 0), ratio, window_end) for run in made}
+    return found.pop() if len(found) == 1 else None
+
+
+def script_of(made, algo):
+    """Stem of the script that made a config's runs, as far as their commands say, else the algo itself."""
+    found = {Path(w).stem for run in made for s in run["starts"] for w in s["command"].split() if w.endswith(".py")}
+    return found.pop() if len(found) == 1 else algo
+
+
+def comparable(config, script, schedule, available, window_end, order):
+    """The published configs that one of ours may be compared with, the preferred first.
+
+    They have its ratio and algorithm; algorithms of SAME_BUT_RESETS stand in for each other where both are reset at the
+    same steps, and are compared only then: SR-SAC before its first reset is SAC.
+    """
+    found = []
+    for algo in sorted(order, key=lambda algo: (algo != script, order.index(algo))):
+        if {algo, script} <= {*SAME_BUT_RESETS}:
+            rule = SAME_BUT_RESETS[algo]
+            updates = rule.get("updates", 0) or rule.get("steps", 0) * Fraction(str(config[1]))
+            fits = reset_steps(updates, config[1], window_end) == schedule
+        else:
+            fits = algo == script
+        if fits and (algo, config[1]) in available:
+            found.append((algo, config[1]))
+    return found
+
+
+def compare(scores, suite, theirs, allowed):
+    """Ours against the published, task by task and over tasks -> [Comparison, ...].
+
+    scores {config: {env: {seed: score}}}; theirs {config: {env: Summary}}; allowed {config: [their config, ...]}.
+    """
+    rows = []
+    for config, envs in scores.items():
+        names, pairs = set(), []
+        for env in [env for env in suite.scores if envs.get(env)]:
+            other = next((other for other in allowed.get(config, ()) if env in theirs.get(other, ())), None)
+            if other:
+                random, best = suite.scores[env]
+                a, b = summarize([*envs[env].values()]), theirs[other][env]
+                difference, low, high = welch([a], [b])
+                verdict = judge(low, high, b.mean - random)
+                rows.append(Comparison(config, env, a, other[0], b, difference, low, high, verdict))
+                names.add(other[0])
+                pairs.append(
+                    [Summary((x.mean - random) / (best - random), x.std / (best - random), x.seeds) for x in (a, b)]
+                )
+        if len(pairs) > 1:
+            sides = [*zip(*pairs, strict=True)]
+            difference, low, high = welch(*sides)
+            a, b = (Summary(np.mean([x.mean for x in side]), math.nan, min(x.seeds for x in side)) for side in sides)
+            verdict = judge(low, high, b.mean)
+            where = f"{ALL} ({len(pairs)})"
+            rows.append(Comparison(config, where, a, " ".join(sorted(names)), b, difference, low, high, verdict))
+    return rows
+
+
+def window_name(suite):
+    return f"{suite.statistic[0]}-{suite.statistic[1]}"
+
+
+def published_summaries(rows, suite):
+    """Published mean and std of the suite's statistic -> {config: {env: Summary}}"""
+    names, found = {dm_control_name(env): env for env in suite.scores}, defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        if row["task"] in names and row["step"] == window_name(suite) and row["statistic"] in ("mean", "std"):
+            own = found[row["algorithm"], float(row["replay_ratio"])][names[row["task"]]]
+            own |= {row["statistic"]: float(row["value"]), "seeds": int(row["seeds"])}
+    return {c: {env: Summary(s["mean"], s["std"], s["seeds"]) for env, s in own.items()} for c, own in found.items()}
+
+
+def reference_summaries(reference, suite):
+    """Published raw curves -> {config: {env: Summary}}, rounded as in benchmark/published/: the same tables."""
+    found = {}
+    for config, envs in reference.items():
+        for env, seeds in envs.items():
+            grid, done = complete(seeds, suite.statistic)
+            if done:
+                own = summarize([np.mean([curve[step] for step in grid]) for curve in done.values()])
+                found.setdefault(config, {})[env] = Summary(round(own.mean, 4), round(own.std, 4), own.seeds)
+    return found
+
+
+def published_iqms(rows, name, suite):
+    """Published IQMs of this suite, normalized, so only where all tasks share one scale: over steps {config: (steps,
+    values)}, and of its statistic {config: (value, low, high, seeds, whether it was reset)}."""
+    lines, points = defaultdict(lambda: ([], [])), {}
+    random, best = next(iter(suite.scores.values()))
+    for row in rows if len({*suite.scores.values()}) == 1 else ():
+        if (row["suite"], row["task"], row["statistic"]) == (name, "", "iqm"):
+            config = (row["algorithm"], float(row["replay_ratio"]))
+            triple = [(float(row[field] or "nan") - random) / (best - random) for field in ("value", "low", "high")]
+            if row["step"] == window_name(suite):
+                points[config] = (*triple, int(row["seeds"]), row["resets"] == "1")
+            elif row["step"].isdigit() and int(row["step"]) <= suite.statistic[1]:
+                lines[config][0].append(int(row["step"]))
+                lines[config][1].append(triple[0])
+    return lines, points
+
+
+def prepare(args):
+    """Reads and computes everything -> Results; nothing is written."""
+    require(args.suite in SUITES, f"no suite {args.suite}; there are {', '.join(SUITES)}")
+    require(all("=" in pair for pair in args.labels), "--labels wants name=label")
+    require(args.bootstrap_reps >= 100, f"--bootstrap-reps cannot be {args.bootstrap_reps}; give 100 or more")
+    require(0 <= args.seed < 2**32, f"--seed cannot be {args.seed}")
+    suite, folder = SUITES[args.suite], Path(args.results_dir, args.suite)
+    curves = read_curves(folder / "curves.csv", args.suite)
+    runs = {config: made for config, made in read_runs(folder / "run.json").items() if config in curves}
+    look = Look({config[0] for config in curves}, dict(pair.split("=", 1) for pair in args.labels))
+    whole, part, scores, remarks = sort_runs(curves, suite, look.config)
+    usable = any(own for group in (whole, part) for own in group.values())
+    require(usable, f"no usable run in {folder / 'curves.csv'}: {' '.join(remarks)}")
+    remarks += differing(runs, look.config)
+
+    end = suite.statistic[1]
+    schedules = {config: schedule_of(made, config[1], end) for config, made in runs.items()}
+    schedules = {config: steps for config, steps in schedules.items() if steps is not None}
+    asked = {config for config, made in runs.items() if any(run["args"].get("reset_interval") for run in made)}
+    for config in curves:
+        if config not in schedules:
+            remarks.append(
+                f"{look.config(config)}: run.json does not tell its resets; not compared with published runs."
+            )
+    published = read_published()
+    last = max(step for envs in curves.values() for own in envs.values() for curve in own.values() for step in curve)
+    reference = read_reference(args.reference, args.reference_algos, suite.scores, last) if args.reference else {}
+    theirs = reference_summaries(reference, suite) if args.reference else published_summaries(published, suite)
+    allowed = {}
+    for config in curves:
+        script = script_of(runs.get(config, ()), config[0])
+        found = comparable(config, script, schedules.get(config), {*theirs, *reference}, end, args.reference_algos)
+        allowed[config] = found
+
+    tasks = rectangle({config: own for config, own in scores.items() if own})
+    tasks = [env for env in suite.scores if env in tasks]
+    matrices = {}
+    for config, own in scores.items():
+        random, best = (np.array([suite.scores[env][k] for env in tasks]) for k in (0, 1))
+        matrix = score_matrix(own, tasks)
+        if matrix is None and tasks:
+            remarks.append(
+                f"{look.config(config)}: not in the aggregates, which need a finished run of all their tasks."
+            )
+        if matrix is None:
+            continue
+        matrices[config] = (matrix - random) / (best - random)
+        there = sum(len(own[env]) for env in tasks)
+        if matrix.size < there:
+            what = (
+                f"the aggregates use {matrix.size} of its {there} finished runs, the lowest {len(matrix)} of each task"
+            )
+            remarks.append(f"{look.config(config)}: {what}, as many as the task with the fewest has.")
+    return Results(
+        args=args,
+        suite=suite,
+        look=look,
+        runs=runs,
+        whole=whole,
+        part=part,
+        scores=scores,
+        tasks=tasks,
+        matrices=matrices,
+        schedules=schedules,
+        idle={config for config in asked if schedules.get(config) == ()},
+        reference=reference,
+        allowed=allowed,
+        comparisons=compare(scores, suite, theirs, allowed),
+        published=published,
+        remarks=remarks,
+    )
+
+
+# Figures
+
+
+class Look:
+    """What each algorithm looks like, and what it is called."""
+
+    def __init__(self, algos, labels):
+        self.labels = LABELS | labels
+        known = [*LABELS, *sorted({*algos} - {*LABELS})]  # an algorithm looks the same in every suite
+        self.styles = {
+            algo: {"color": COLORS[k % 6], "linestyle": LINES[k % 4], "marker": MARKERS[k % 6]}
+            for k, algo in enumerate(known)
+        }
+
+    def name(self, algo):
+        return self.labels.get(algo, algo)
+
+    def config(self, config):
+        return f"{self.name(config[0])}, ratio {config[1]:g}"
+
+    def line(self, algo):
+        return {key: value for key, value in self.styles[algo].items() if key != "marker"}
+
+
+class Canvas:
+    """A figure of panels under one legend, in which entries of one name are one, with the seeds of all of them."""
+
+    def __init__(self, number):
+        columns = number if number <= 4 else math.ceil(number / math.ceil(number / 5))
+        rows = math.ceil(number / columns)
+        size = (max(2.9 * columns, 4.6), 2.3 * rows + 0.7)
+        self.figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+        self.axes, self.entries = list(axes.flat[:number]), {}
+        for axis in axes.flat[number:]:
+            axis.remove()
+
+    def legend(self, name, seeds=None, **style):
+        self.entries.setdefault(name, (style, set()))[1].update({seeds} - {None})
+
+    def finish(self, axis, title):
+        axis.set_title(title, fontsize=10)
+        axis.grid(color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+
+    def save(self, path, below, beside=""):
+        names = {name: f"{name} ({count(seeds)})" if seeds else name for name, (_, seeds) in self.entries.items()}
+        handles = [Line2D([], [], label=names[name], **style) for name, (style, _) in self.entries.items()]
+        width = self.figure.get_size_inches()[0]
+        columns = max(1, min(len(handles), int(width / (0.07 * max(map(len, names.values())) + 0.6))))
+        place = {"loc": "outside upper center", "ncols": columns, "frameon": False}
+        self.figure.legend(handles=handles, handlelength=2.8, fontsize=9, **place)
+        self.figure.supxlabel(below, fontsize=9)
+        self.figure.supylabel(beside, fontsize=9)
+        image = io.BytesIO()
+        self.figure.savefig(image, dpi=150)
+        plt.close(self.figure)
+        flat = Image.open(image).convert("RGB").quantize(256, dither=Image.Dither.NONE)  # a third of the bytes
+        flat.save(path, optimize=True)
+
+
+def count(seeds):
+    """{3, 5} -> "3 to 5 seeds"."""
+    low, high = min(seeds), max(seeds)
+    if low == high:
+        return f"{low} seeds" if low > 1 else "1 seed, no interval"
+    return f"{low} to {high} seeds"
+
+
+def short(env):
+    return env.rsplit("-v", 1)[0]
+
+
+def thousands(step, _=None):
+    """Ticks of an axis of steps: 0, 50k, 1.5M."""
+    return f"{step / 1e6:g}M" if abs(step) >= 1e6 else f"{step / 1e3:g}k" if step else "0"
+
+
+def draw_band(axis, x, value, low, high, alpha=0.18, **style):
+    axis.plot(x, value, **{"linewidth": 1.6} | style)
+    if np.isfinite(low).all():
+        axis.fill_between(x, low, high, color=style["color"], alpha=alpha, linewidth=0)
+
+
+def mean_band(results, seeds):
+    """{seed: curve} -> the steps that all have, mean over seeds, low, high, each (steps,)."""
+    steps = sorted(set.intersection(*(set(curve) for curve in seeds.values())))
+    values = np.array([[[curve[step] for step in steps]] for curve in seeds.values()])
+    return steps, *results.estimate(values, lambda x: x.mean(axis=(0, 1)))
+
+
+def draw_curves(results, ratio, path):
+    """Learning curves at one ratio, a panel per task: ours, and the published that they may be compared with."""
+    configs = [config for config in results.whole if config[1] == ratio]
+    groups = (results.whole, results.part)
+    tasks = [env for env in results.suite.scores if any(env in group[c] for c in configs for group in groups)]
+    canvas = Canvas(len(tasks))
+    for axis, env in zip(canvas.axes, tasks, strict=True):
+        references = {}  # the one that each config is compared with
+        for config in configs:
+            others = [other for other in results.allowed[config] if env in results.reference.get(other, ())]
+            references |= {
+                other: complete(results.reference[other][env], results.suite.statistic)[1] for other in others[:1]
+            }
+        for shade, (other, seeds) in zip(("#777777", "#aaaaaa"), sorted(references.items()), strict=False):
+            if seeds:
+                style = {"color": shade, "linestyle": (0, (1, 1)), "linewidth": 1.6}
+                draw_band(axis, *mean_band(results, seeds), alpha=0.3, zorder=1, **style)
+                canvas.legend(f"published {results.look.name(other[0])}", len(seeds), **style)
+        for config in configs:
+            own, style = results.whole[config].get(env, {}), results.look.line(config[0])
+            singles = [*results.part[config].get(env, {}).values()] + ([*own.values()] if 1 < len(own) <= FEW else [])
+            for curve in singles:
+                axis.plot(*zip(*sorted(curve.items()), strict=True), color=style["color"], alpha=0.45, linewidth=0.7)
+            if own:
+                draw_band(axis, *mean_band(results, own), **style)
+                canvas.legend(results.look.name(config[0]), len(own), **style)
+            elif singles:
+                canvas.legend(f"{results.look.name(config[0])}, unfinished", **style | {"linewidth": 0.7})
+        drawn = [x for group in groups for own in group.values() for c in own.get(env, {}).values() for x in c.values()]
+        top = max(drawn + [x for seeds in references.values() for curve in seeds.values() for x in curve.values()])
+        axis.set_ylim(min(0, *drawn), 1.05 * max(top, 1))  # the same for all ratios but for the published
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_formatter(thousands)
+        canvas.finish(axis, short(env))
+    canvas.save(path, "environment steps", "evaluation return")
+
+
+def draw_iqm(results, path):
+    """IQM of normalized score over steps: a panel per algorithm, a line per ratio."""
+    algos = sorted({config[0] for config in results.matrices})
+    ratios = sorted({config[1] for config in results.matrices})
+    colors = plt.get_cmap("viridis")(np.linspace(0, 0.78, len(ratios)))
+    published, _ = published_iqms(results.published, results.args.suite, results.suite)
+    canvas, low, high = Canvas(len(algos)), 0, 0
+    for axis, algo in zip(canvas.axes, algos, strict=True):
+        for k, ratio in enumerate(ratios):
+            style = {"color": colors[k], "marker": MARKERS[k % 6], "markersize": 4}
+            if (algo, ratio) in published:
+                axis.plot(*published[algo, ratio], linestyle=":", linewidth=1, **style | {"mfc": "none"})
+                canvas.legend("published", color=GREY, linestyle=":", linewidth=1)
+            if (algo, ratio) in results.matrices:
+                own = {env: results.whole[algo, ratio][env] for env in results.tasks}
+                steps = sorted(set.intersection(*(set(curve) for seeds in own.values() for curve in seeds.values())))
+                curves = {}
+                for env, seeds in own.items():
+                    random, best = results.suite.scores[env]
+                    curves[env] = {
+                        s: [(c[step] - random) / (best - random) for step in steps] for s, c in seeds.items()
+                    }
+                matrix = score_matrix(curves, results.tasks)
+                style |= {"markevery": max(1, len(steps) // 8)}
+                draw_band(axis, steps, *results.estimate(matrix, iqm), **style)
+                canvas.legend(f"ratio {ratio:g}", len(matrix), **style)
+        low, high = min(low, axis.get_ylim()[0] if axis.dataLim.ymin < 0 else 0), max(high, axis.get_ylim()[1])
+        axis.set_xlim(left=0)
+        axis.xaxis.set_major_formatter(thousands)
+        canvas.finish(axis, results.look.name(algo))
+    for axis in canvas.axes:
+        axis.set_ylim(low, high)
+    canvas.save(path, "environment steps", f"IQM of normalized score\n({over_tasks(results)})")
+
+
+def over_tasks(results):
+    return f"{len(results.tasks)} task{'s' * (len(results.tasks) > 1)}"
+
+
+def draw_point(axis, x, value, low, high, hollow, **style):
+    """A marker with its interval, if it has one."""
+    if math.isfinite(low):
+        axis.errorbar(x, value, [[value - low], [high - value]], color=style["color"], capsize=2.5, linewidth=1.2)
+    axis.plot(x, value, zorder=3, **style | {"mfc": "white" if hollow else style["color"]})
+
+
+def draw_ratio(results, aggregates, path):
+    """Score against replay ratio, a line per algorithm: over all tasks, and task by task if those are few."""
+    views = {f"IQM, {over_tasks(results)}": {c: (*(x[0] for x in own), n) for c, (*own, n) in aggregates.items()}}
+    for env in [*results.suite.scores] if 2 <= len(results.suite.scores) <= 3 else ():
+        found = {}
+        for config in [config for config, own in results.scores.items() if env in own]:
+            scores = np.array([*results.scores[config][env].values()])[:, None]
+            found[config] = (*(x[0] for x in results.estimate(scores, np.mean)), len(scores))
+        views[short(env)] = found
+    views = {title: view for title, view in views.items() if view}
+    algos = sorted({config[0] for view in views.values() for config in view})
+    ratios = {config[1] for view in views.values() for config in view}
+    _, published = published_iqms(results.published, results.args.suite, results.suite)
+    canvas, hollow = Canvas(len(views)), False
+    for axis, (title, view) in zip(canvas.axes, views.items(), strict=True):
+        ticks, lowest = set(ratios), 0
+        if title.startswith("IQM"):
+            for algo in sorted({config[0] for config in published}):
+                points = sorted((config[1], *point) for config, point in published.items() if config[0] == algo)
+                style = {"color": GREY, "linestyle": ":", "linewidth": 1.2, "marker": "D", "markersize": 4.5}
+                axis.plot(
+                    [point[0] * 0.93 for point in points], [point[1] for point in points], **style | {"marker": ""}
+                )
+                for ratio, value, low, high, seeds, is_reset in points:
+                    idle = not is_reset and bool(SAME_BUT_RESETS.get(algo))
+                    draw_point(axis, ratio * 0.93, value, low, high, idle, **style | {"linestyle": ""})
+                    canvas.legend(f"published {results.look.name(algo)}", seeds, **style)
+                    hollow |= idle
+                ticks |= {point[0] for point in points}
+        for k, algo in enumerate(algos):
+            points = sorted((config[1], *point) for config, point in view.items() if config[0] == algo)
+            aside = 1.035 ** (2 * k - len(algos) + 1)  # algorithms lie side by side, not on one another
+            axis.plot([point[0] * aside for point in points], [point[1] for point in points], **results.look.line(algo))
+            style = results.look.styles[algo] | {"markersize": 6}
+            for ratio, value, low, high, seeds in points:
+                idle = (algo, ratio) in results.idle
+                draw_point(axis, ratio * aside, value, low, high, idle, **style | {"linestyle": ""})
+                canvas.legend(results.look.name(algo), seeds, **style)
+                hollow |= idle
+                lowest = min(lowest, np.nanmin([value, low]))
+        axis.set_xscale("log")
+        axis.set_xticks(sorted(ticks), [f"{ratio:g}" for ratio in sorted(ticks)])
+        axis.minorticks_off()
+        axis.set_xlim(min(ticks) / 1.4, max(ticks) * 1.4)
+        axis.set_ylim(1.05 * lowest, 1.04 * axis.get_ylim()[1])
+        axis.set_ylabel("normalized score" if title.startswith("IQM") else "return", fontsize=9)
+        canvas.finish(axis, title)
+    if hollow:
+        canvas.legend("no reset within the budget", color="black", linestyle="", marker="o", mfc="white", markersize=6)
+    canvas.save(path, "replay ratio (gradient updates per environment step)")
+
+
+def draw_profiles(results, path):
+    """Share of runs above each score: a panel per ratio, a line per algorithm."""
+    ratios = sorted({config[1] for config in results.matrices})
+    every = [matrix.ravel() for matrix in results.matrices.values()]
+    thresholds = np.linspace(min(0, np.concatenate(every).min()), max(0.01, np.concatenate(every).max()), 201)
+    canvas = Canvas(len(ratios))
+    for axis, ratio in zip(canvas.axes, ratios, strict=True):
+        for config, matrix in results.matrices.items():
+            if config[1] == ratio:
+                style = results.look.line(config[0])
+                draw_band(axis, thresholds, *results.estimate(matrix, lambda x: profile(x, thresholds)), **style)
+                canvas.legend(results.look.name(config[0]), len(matrix), **style)
+        axis.set(xlim=(thresholds[0], thresholds[-1]), ylim=(0, 1.03))
+        canvas.finish(axis, f"ratio {ratio:g}")
+    canvas.save(path, "normalized score", f"share of runs above it\n({over_tasks(results)})")
+
+
+# Tables and page
+
+
+def number(x, digits):
+    """Fixed format; nothing for nan, and no minus before a zero."""
+    return "" if not math.isfinite(x) else f"{round(float(x), digits) + 0.0:.{digits}f}"
+
+
+def interval(value, low, high, digits, sign=""):
+    """0.63 (0.59 to 0.66), without the brackets where there is no interval."""
+    text = f"{round(float(value), digits) + 0.0:{sign}.{digits}f}"
+    return f"{text} ({number(low, digits)} to {number(high, digits)})" if math.isfinite(low) else text
+
+
+def spread(summary, digits):
+    """135 ± 16 (3): mean, standard deviation, seeds."""
+    deviation = f" ± {number(summary.std, digits)}" if math.isfinite(summary.std) else ""
+    return f"{number(summary.mean, digits)}{deviation} ({summary.seeds})"
+
+
+def markdown(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def write_csv(path, header, rows):
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header.split())
+    writer.writerows(rows)
+    path.write_text(text.getvalue())
+
+
+def write_tables(results, aggregates, folder):
+    """scores.csv, aggregates.csv and comparison.csv."""
+    rows = []
+    for config, own in results.scores.items():
+        for env, seed in sorted((env, seed) for env, seeds in own.items() for seed in seeds):
+            score, (random, best) = own[env][seed], results.suite.scores[env]
+            cells = [number(score, 3), number((score - random) / (best - random), 6)]
+            rows.append([results.args.suite, config[0], f"{config[1]:g}", env, seed, *cells])
+    write_csv(folder / "scores.csv", "suite algo replay_ratio env seed score normalized", rows)
+    rows = []
+    for config, (value, low, high, seeds) in aggregates.items():
+        resets = len(results.schedules[config]) if config in results.schedules else ""
+        head = [results.args.suite, config[0], f"{config[1]:g}", resets, len(results.tasks), seeds]
+        for statistic, triple in zip(STATISTICS, zip(value, low, high, strict=True), strict=True):
+            rows.append([*head, statistic, *(number(x, 6) for x in triple)])
+    write_csv(folder / "aggregates.csv", "suite algo replay_ratio resets tasks seeds statistic value low high", rows)
+    rows = []
+    for row in results.comparisons:
+        digits, unit = (4, "normalized") if row.env.startswith(ALL) else (2, "return")
+        ours, theirs = ([x.seeds, number(x.mean, digits), number(x.std, digits)] for x in (row.ours, row.theirs))
+        found = [number(x, digits) for x in (row.difference, row.low, row.high)]
+        head = [results.args.suite, row.config[0], f"{row.config[1]:g}", row.env, unit]
+        rows.append([*head, *ours, row.reference, *theirs, *found, row.verdict])
+    header = "suite algo replay_ratio env unit seeds mean std published published_seeds published_mean published_std"
+    if rows:
+        write_csv(folder / "comparison.csv", header + " difference low high verdict", rows)
+    else:  # an old one would belong to other curves
+        (folder / "comparison.csv").unlink(missing_ok=True)
+
+
+def comparison_cells(row, look):
+    """A comparison as cells of the page's table."""
+    digits = 3 if row.env.startswith(ALL) else 0
+    task = f"{row.env}, normalized" if digits else row.env
+    others = " and ".join(look.name(algo) for algo in row.reference.split())
+    cells = [task, look.name(row.config[0]), f"{row.config[1]:g}", spread(row.ours, digits)]
+    difference = interval(row.difference, row.low, row.high, digits, "+")
+    return [*cells, f"{others}: {spread(row.theirs, digits)}", difference, row.verdict]
+
+
+def aggregate_section(results, aggregates):
+    look, tasks = results.look, results.tasks
+    yield "## Score against replay ratio"
+    if not aggregates:
+        yield "No configuration has a finished run yet, so there is nothing to aggregate."
+        return
+    hollow = " A hollow marker: no reset falls within the budget, so it is the agent without resets."
+    yield "![Score against replay ratio](ratio.png)"
+    yield f"Bars are intervals over seeds.{hollow if results.idle else ''}"
+    yield f"Aggregates (tasks: {len(tasks)} of the suite's {len(results.suite.scores)}; {', '.join(tasks)}):"
+    rows = []
+    for config, (value, low, high, seeds) in aggregates.items():
+        cells = [interval(*triple, 3) for triple in zip(value, low, high, strict=True)]
+        resets = len(results.schedules[config]) if config in results.schedules else "unknown"
+        rows.append([look.name(config[0]), f"{config[1]:g}", resets, seeds, *cells])
+    yield markdown(["algorithm", "ratio", "resets", "seeds", *STATISTICS.values()], rows)
+    yield "Per task, mean ± standard deviation of the score over seeds, in returns (seeds):"
+    configs, rows = [config for config, own in results.scores.items() if own], []
+    for env in results.suite.scores:
+        own = [results.scores[config].get(env) for config in configs]
+        if any(own):
+            rows.append([env, *(spread(summarize([*x.values()]), 0) if x else "" for x in own)])
+    yield markdown(["task", *map(look.config, configs)], rows)
+
+
+def comparison_section(results):
+    yield "## Against published runs"
+    rows = results.comparisons
+    if not rows:
+        yield "No published run has the ratio, the tasks and the resets of one of ours."
+        return
+    singles = [row.verdict for row in rows if not row.env.startswith(ALL)]
+    words = ("agrees", "higher", "lower", "too few seeds to say")
+    told = ", ".join(f"{word}: {singles.count(word)}" for word in words if word in singles)
+    yield (
+        "The same statistic of both, at equal ratios and with resets at the same steps. "
+        f"Comparisons of one task at one ratio: {len(singles)} ({told}). "
+        "A difference (ours less theirs) has Welch's 95 % interval over seeds. *agrees*: zero lies inside. *higher*, "
+        "*lower*: it does not. *too few seeds to say*: zero lies inside, but the interval reaches further than half of "
+        "the published score to either side, or there is none for a single seed. Of twenty comparisons of equal agents "
+        "one is expected to come out higher or lower."
+    )
+    header = ["task", "algorithm", "ratio", "ours: mean ± std (seeds)", "published", "difference", "verdict"]
+    yield markdown(header, [comparison_cells(row, results.look) for row in rows])
+    algos = {algo for row in rows for algo in row.reference.split()}
+    own = [row for row in results.published if row["task"] and row["algorithm"] in algos]
+    known = sorted({(results.look.name(row["algorithm"]), row["paper"], row["source"]) for row in own})
+    yield "Published: " + ("; ".join(map(", ".join, known)) or "the file given with --reference") + "."
+
+
+def provenance_section(results):
+    yield "## How the runs were made"
+    rows, versions, scripts, seeds = [], set(), set(), set()
+    for config, made in sorted(results.runs.items()):
+        starts = [start for run in made for start in run["starts"]]
+        minutes = [sum(start.get("wall_s", 0) for start in run["starts"]) / 60 for run in made]
+        span = f"{np.median(minutes):.0f} ({min(minutes):.0f} to {max(minutes):.0f})"
+        resets = sorted({run["args"].get("reset_interval", 0) for run in made})
+        often = ", ".join(f"{updates:,}" if updates else "never" for updates in resets)
+        places = set()
+        for start in starts:
+            device, threads = start.get("device", "unknown"), start.get("threads", "unknown")
+            places.add(f"{start.get('cpu', device) if device == 'cpu' else device}, threads: {threads}")
+            versions |= {f"{name} {start[name]}" for name in ("jax", "envpool") if name in start}
+        where = "; ".join(sorted(places))
+        commits = ", ".join(sorted({str(start.get("commit", "unknown"))[:7] for start in starts}))
+        rows.append([results.look.name(config[0]), f"{config[1]:g}", len(made), often, span, where, commits])
+        scripts.add(script_of(made, "") == config[0])
+        seeds |= {run["args"]["seed"] for run in made}
+    header = ["algorithm", "ratio", "runs", "updates between resets", "minutes per run", "hardware", "commit"]
+    yield markdown(header, rows)
+    made_with = f" Versions: {', '.join(sorted(versions))}." if versions else ""
+    yield f"Minutes: median (least to most); seeds of one program share its time.{made_with}"
+    if scripts == {True} and seeds == {*range(1, len(seeds) + 1)}:
+        algos, ratios = ({config[k] for config in results.runs} for k in (0, 1))
+        grid = f"--algos {' '.join(sorted(algos))} --replay-ratios {' '.join(f'{ratio:g}' for ratio in sorted(ratios))}"
+        yield f"The whole grid: `python -m benchmark.sweep --suite {results.args.suite} {grid} --seeds {max(seeds)}`"
+
+
+def page(results, aggregates):
+    """The text of report.md."""
+    args, suite = results.args, results.suite
+    option = f" --reference {Path(args.reference).name}" if args.reference else ""
+    text = [
+        f"# Results: {args.suite}",
+        f"{suite.about[0].upper() + suite.about[1:]}. A run's score is the mean of its evaluation returns at steps "
+        f"{suite.statistic[0]:,} to {suite.statistic[1]:,}, normalized so that 0 is a random policy and 1 the best "
+        "reference (`benchmark/suites.py`). Intervals are 95 %, by stratified bootstrap over seeds with "
+        f"{args.bootstrap_reps:,} resamples (rliable 1.2.0); with five seeds or fewer they come out too narrow.",
+        f"Written by `python -m benchmark.report --suite {args.suite}{option}`; raw curves and tables are in "
+        f"`benchmark/results/{args.suite}/`.",
+        *aggregate_section(results, aggregates),
+        "## Learning curves",
+        f"Mean over finished runs with its interval. Thin lines: single seeds, where there are {FEW} or fewer, and "
+        f"unfinished runs.{' Grey: published runs at this ratio.' if results.reference else ''}",
+    ]
+    for ratio in sorted({config[1] for config in results.whole}):
+        text += [f"Replay ratio {ratio:g}:", f"![Learning curves at ratio {ratio:g}](curves_rr{ratio:g}.png)"]
+    text += comparison_section(results)
+    if aggregates:
+        text += ["## Interquartile mean over steps", "![IQM of normalized score over steps](iqm.png)"]
+        text += ["## Performance profiles", "![Performance profiles](profiles.png)"]
+        text += ["The share of runs, all tasks and seeds together, whose score is above a value: higher is better."]
+    text += ["## What is missing", "\n".join(f"- {line}" for line in results.remarks) or "Nothing: all runs are whole."]
+    text += provenance_section(results) if results.runs else ()
+    return "\n\n".join(text) + "\n"
 
 
 def main(args: Args):
-    labels = dict(pair.split("=", 1) for pair in args.labels.split(",") if pair)
-    curves = read_results(args.results)
-    reference = {}
-    if args.reference:
-        last = max(
-            step for algos in curves.values() for seeds in algos.values() for own in seeds.values() for step in own
-        )
-        reference = read_reference(args.reference, args.reference_algo, {dm_control_name(env) for env in curves}, last)
-    figure, axes = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.6), squeeze=False, layout="constrained")
-    rows = []
-    for axis, (env, algos) in zip(axes[0], sorted(curves.items()), strict=True):
-        task = dm_control_name(env)
-        for color, ((algo, ratio), seeds) in zip(COLORS, sorted(algos.items()), strict=False):
-            theirs = reference.get((task, ratio))
-            if theirs:
-                draw(axis, theirs, GREY, f"published {args.reference_algo}, ratio {ratio:g}")
-                a, b = (statistic(x, args.from_step, args.to_step) for x in (seeds, theirs))
-                if min(len(a), len(b)) > 1:
-                    difference, low, high = welch(a, b)
-                    verdict = "inside" if low <= 0 <= high else "OUTSIDE"
-                    rows.append([env, algo, ratio, len(a), a.mean(), a.std(ddof=1), len(b), b.mean(), b.std(ddof=1)])
-                    rows[-1] += [difference, low, high, verdict]
-            draw(axis, seeds, color, f"{labels.get(algo, algo)}, ratio {ratio:g}")
-        axis.set(title=env, xlabel="environment steps", ylim=(0, None))
-        axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k")
-        axis.legend(fontsize=8, loc="upper left")
-        axis.grid(alpha=0.25)
-    axes[0][0].set_ylabel("evaluation return")
-    Path(args.figure).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.figure, dpi=150)
-    print(f"figure: {args.figure}")
-    if rows:
-        names = (
-            "env algo replay_ratio seeds mean std published_seeds published_mean published_std difference low high zero"
-        )
-        with open(Path(args.results) / "comparison.csv", "w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(names.split())
-            writer.writerows([f"{x:.1f}" if isinstance(x, float | np.floating) else x for x in row] for row in rows)
-        print(f"mean return over {args.from_step:,} to {args.to_step:,} steps, ours against published (95 %, Welch):")
-        for env, algo, ratio, n, mean, std, m, other, other_std, difference, low, high, verdict in rows:
-            print(
-                f"  {env} {algo} ratio {ratio:g}: {mean:.0f} +- {std:.0f} (n={n}), published {other:.0f} +- "
-                f"{other_std:.0f} (n={m}), difference {difference:+.0f} [{low:.0f}, {high:.0f}]: zero is {verdict}"
-            )
+    results = prepare(args)
+    aggregates = {c: (*results.estimate(matrix, aggregate), len(matrix)) for c, matrix in results.matrices.items()}
+    tables, docs = Path(args.results_dir, args.suite), Path(args.docs_dir, args.suite)
+    docs.mkdir(parents=True, exist_ok=True)
+    write_tables(results, aggregates, tables)
+    for ratio in sorted({config[1] for config in results.whole}):
+        draw_curves(results, ratio, docs / f"curves_rr{ratio:g}.png")
+    if aggregates:
+        draw_ratio(results, aggregates, docs / "ratio.png")
+        draw_iqm(results, docs / "iqm.png")
+        draw_profiles(results, docs / "profiles.png")
+    (docs / "report.md").write_text(page(results, aggregates))
+    for row in results.comparisons:
+        task, algo, ratio, ours, theirs, difference, verdict = comparison_cells(row, results.look)
+        print(f"{task}, {algo}, ratio {ratio}: {ours}, published {theirs}, difference {difference}: {verdict}")
+    for line in results.remarks:
+        print(f"note: {line}")
+    print(f"tables in {tables}/, figures and text in {docs}/report.md")
 
 
 if __name__ == "__main__":

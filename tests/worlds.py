@@ -52,6 +52,30 @@ class Overflow(Count):
         return obs, np.inf if self.steps == 120 else reward, terminated, truncated, info
 
 
+class Crash(Count):
+    """Fails in step 120."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 120:
+            raise RuntimeError("this task fails in step 120")
+        return super().step(action)
+
+
+class Stuck(Count):
+    """Never returns from step 120."""
+
+    steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        while self.steps == 120:
+            time.sleep(1)
+        return super().step(action)
+
+
 class Switch(Count):
     """Has two actions to choose from: none of SAC's."""
 
@@ -79,7 +103,7 @@ class Bonus(gymnasium.Env):
         return np.ones(1, np.float32), 1.0, self.terminated, False, {}
 
 
-for task in (Count, Clock, Overflow, Switch, Unbounded):
+for task in (Count, Clock, Overflow, Crash, Stuck, Switch, Unbounded):
     gymnasium.register(f"{task.__name__}-v0", f"worlds:{task.__name__}", max_episode_steps=10)
 gymnasium.register("Ends-v0", "worlds:Bonus", max_episode_steps=5, kwargs={"terminated": True})
 gymnasium.register("GoesOn-v0", "worlds:Bonus", max_episode_steps=5, kwargs={"terminated": False})

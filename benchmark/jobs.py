@@ -1,0 +1,307 @@
+"""Jobs of a sweep: one script command each, where its run lies, how far it is, and how to run it to its end.
+
+A job is known by its run folders alone, so any process on any machine that sees them can tell what is done and go on.
+`Running` is one attempt as a child process; `Task` is what a worker of a cluster does. A job's lock is inherited by
+the script's process: it is free only when that process is gone, whoever started it and however the starter ended.
+"""
+
+import ctypes
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.suites import SUITES
+
+ROOT = Path(__file__).resolve().parent.parent
+ATTEMPTS = 2  # a job that fails is tried once more
+GRACE_S = 60  # how long a job that was told to stop may take to save
+SINGLE_THREAD = "--xla_cpu_multi_thread_eigen=false"  # for a job with one core
+STEP_COST = 0.2  # an environment step costs about as much as this many gradient updates: for the time left only
+RESERVED = ("env-id", "replay-ratio", "seed", "num-seeds", "runs-dir", "overwrite", "evaluate")
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+LIBC = ctypes.CDLL(None)
+
+
+def require(condition, message):
+    """For what the user can mend: one line, exit code 2."""
+    if not condition:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One script command: one task, one replay ratio, one seed or several side by side."""
+
+    name: str
+    words: tuple[str, ...]
+    """the command after `python`"""
+    folders: tuple[str, ...]
+    """a run's folder per seed, absolute like `records`; a relative --runs-dir is in the project's folder"""
+    records: str
+    """folder of the sweep's own files: a log, a lock and a record per job"""
+    steps: int
+    replay_ratio: float
+
+    @property
+    def log(self):
+        """Path of the log, as short as it can be shown."""
+        path = Path(self.records, f"{self.name}.log")
+        return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+    @property
+    def command(self):
+        return shlex.join(["python", *self.words])
+
+    @property
+    def cost(self):
+        """What the whole job costs, in gradient updates."""
+        return self.steps * (self.replay_ratio + STEP_COST) * len(self.folders)
+
+
+def parse_flags(words):
+    """Script flags as typed -> {name: value}; the value of a switch is None."""
+    flags, name = {}, None
+    for word in words:
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            name = name.replace("_", "-")
+            flags[name] = value or None
+        else:
+            require(name is not None and flags[name] is None, f"{word!r} is no flag of a script; write --name value")
+            flags[name] = word
+    return flags
+
+
+def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, extra=()):
+    """A grid -> its jobs, first seeds first, so that a sweep that stops midway holds something of everything."""
+    suite = SUITES[suite_name]
+    typed = parse_flags(extra)
+    taken = [f"--{name}" for name in typed if name in RESERVED]
+    require(
+        not taken, f"{', '.join(taken)} cannot follow `--`: a sweep sets it for each job, or each job would start anew"
+    )
+    jobs = []
+    for first in range(1, seeds + 1, seeds_per_job):
+        numbers = range(first, min(first + seeds_per_job, seeds + 1))
+        for ratio in replay_ratios:
+            for env_id in suite.scores:
+                for algo in algos:
+                    flags = suite.flags | suite.algo_flags.get(algo, {}) | typed
+                    own = {"env-id": env_id, "replay-ratio": f"{ratio:g}", "seed": first}
+                    own |= {"num-seeds": len(numbers)} if len(numbers) > 1 else {}
+                    words = [f"algos/{algo}.py"]
+                    for name, value in (own | flags | {"runs-dir": runs_dir}).items():
+                        words += [f"--{name}"] if value is None else [f"--{name}", str(value)]
+                    stem = f"{env_id}__{flags.get('exp-name') or algo}__rr{ratio:g}__".replace("/", "-")
+                    folders = tuple(str(Path(ROOT, runs_dir, f"{stem}{seed}")) for seed in numbers)
+                    name = stem + (f"{first}-{numbers[-1]}" if len(numbers) > 1 else f"{first}")
+                    steps = int(flags["total-timesteps"])
+                    jobs.append(Job(name, tuple(words), folders, str(Path(ROOT, runs_dir, "sweep")), steps, ratio))
+    require(len({job.name for job in jobs}) == len(jobs), "two jobs of this sweep would share a run's folder")
+    return jobs
+
+
+def read_json(path):
+    """The content of a JSON file; None if there is none, or not a whole one."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def last_values(folder):
+    """The end of a run's metrics -> (step, newest evaluation return or None). Reads a few kilobytes at most."""
+    try:
+        with open(Path(folder, "metrics.csv"), "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 20_000))
+            lines = file.read().decode().split("\n")[1:-1]
+    except OSError:
+        return 0, None
+    rows = [line.split(",") for line in lines]
+    returns = [float(value) for _, tag, value in rows if tag == "eval/episodic_return"]
+    return int(rows[-1][0]) if rows else 0, returns[-1] if returns else None
+
+
+def steps_done(job):
+    """Steps that each seed of a job has logged; all of them once its run says that it is done."""
+    steps = []
+    for folder in job.folders:
+        done = read_json(Path(folder, "done"))
+        whole = done is not None and done["step"] >= job.steps
+        steps.append(job.steps if whole else min(last_values(folder)[0], job.steps - 1))
+    return steps
+
+
+def is_done(job):
+    return all(step >= job.steps for step in steps_done(job))
+
+
+def cost_done(job):
+    """What of the job's cost is behind it, in gradient updates."""
+    return sum(steps_done(job)) * (job.replay_ratio + STEP_COST)
+
+
+def open_lock(job):
+    """The job's lock as an open file, or None while another process has it."""
+    Path(job.records).mkdir(parents=True, exist_ok=True)
+    file = open(Path(job.records, f"{job.name}.lock"), "a")  # closed with the attempt that holds it
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def is_running(job):
+    """Whether a process is at work on the job, seen without taking its lock for longer than a look."""
+    if not Path(job.records, f"{job.name}.lock").exists():
+        return False
+    file = open_lock(job)
+    if file:
+        file.close()
+    return file is None
+
+
+def record(job, **entries):
+    """What became of the job, for `--status` and for the report at the end."""
+    path = Path(job.records, f"{job.name}.json")
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    beside.write_text(json.dumps(entries))
+    beside.rename(path)
+
+
+def outcome(job):
+    """The record of the job's last attempt: {} before the first."""
+    return read_json(Path(job.records, f"{job.name}.json")) or {}
+
+
+class Running:
+    """One attempt at a job: its script as a child process that saves and ends if this process dies."""
+
+    def __init__(self, job, lock, cores=(), environment=(), timeout=0.0):
+        self.job, self.lock, self.timeout, self.told, self.why = job, lock, timeout, None, ""
+        self.begin = time.time()
+        self.cost_before = cost_done(job)
+        with open(ROOT / job.log, "a") as log:
+            log.write(f"\n== {time.strftime('%Y-%m-%d %H:%M:%S')} {os.uname().nodename}: {job.command}\n")
+            log.flush()
+
+            def prepare():  # in the child, before the script
+                LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+                if cores:
+                    os.sched_setaffinity(0, cores)
+
+            self.process = subprocess.Popen(
+                [sys.executable, *job.words],
+                cwd=ROOT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which tells the jobs once
+                pass_fds=[lock.fileno()],
+                preexec_fn=prepare,
+            )
+        record(job, status="running", host=os.uname().nodename, pid=self.process.pid, since=self.begin)
+
+    def last_sign(self):
+        """When the job last wrote anything."""
+        files = [ROOT / self.job.log, *(path for folder in self.job.folders for path in Path(folder).glob("*"))]
+        times = [self.begin]
+        for path in files:
+            try:
+                times.append(path.stat().st_mtime)
+            except FileNotFoundError:  # a checkpoint that was just replaced
+                continue
+        return max(times)
+
+    def stop(self, why="", number=signal.SIGTERM):
+        """Tells the script to save and end. A second signal would end it unsaved, so it is told once."""
+        self.why = self.why or why
+        if self.told is None:
+            self.told = time.time()
+            self.process.send_signal(number)
+
+    def kill(self):
+        self.process.kill()
+
+    def poll(self):
+        """None while the script runs; then its outcome, recorded: {"status": "done" | "failed" | "stopped", "why"}."""
+        code = self.process.poll()
+        if code is None:
+            if self.timeout and self.told is None and time.time() - self.last_sign() > self.timeout:
+                self.stop(f"no sign of life for {self.timeout:g} s")
+            if self.told and self.why and time.time() - self.told > GRACE_S:
+                self.kill()
+            return None
+        done = is_done(self.job)
+        why = self.why or (f"signal {-code}" if code < 0 else f"exit code {code}")
+        status = "done" if done else "stopped" if self.told and not self.why else "failed"
+        found = {"status": status} | ({"why": why} if status == "failed" else {})
+        record(self.job, **found, wall_s=round(time.time() - self.begin, 1))
+        self.lock.close()
+        return found
+
+
+@dataclass
+class Task:
+    """What a worker of a cluster does: a job to its end, with a second attempt after a failure.
+
+    Called, it returns the last attempt's outcome. It may be called again anywhere after any death: it goes on.
+    """
+
+    job: Job
+    environment: dict[str, str]
+    timeout: float
+    patience: float = 600.0
+    """seconds to wait for a process that is still at work on the job: the saving script of a worker that was killed"""
+    running: Running | None = None
+
+    def lock(self):
+        give_up = time.time() + self.patience
+        while (lock := open_lock(self.job)) is None and time.time() < give_up:
+            time.sleep(0.2)
+        return lock
+
+    def __call__(self):
+        for attempt in range(1, ATTEMPTS + 1):
+            lock = self.lock()
+            if lock is None:
+                return {"status": "failed", "why": "another process is at work on it"}
+            if is_done(self.job):
+                lock.close()
+                return {"status": "done"}
+            self.running = Running(self.job, lock, environment=self.environment, timeout=self.timeout)
+            try:
+                while (found := self.running.poll()) is None:
+                    time.sleep(0.1)
+            except BaseException:  # the worker is being interrupted
+                self.finish()
+                raise
+            if found["status"] != "failed" or attempt == ATTEMPTS:
+                return found
+
+    def finish(self):
+        """Lets the script save and end."""
+        self.running.stop()
+        try:
+            self.running.process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.running.kill()
+
+    def checkpoint(self):
+        """Called by submitit before a time limit or a preemption -> the submission that goes on."""
+        from submitit.helpers import DelayedSubmission  # optional: on a Slurm cluster only
+
+        if self.running:
+            self.finish()
+        return DelayedSubmission(Task(self.job, self.environment, self.timeout, self.patience))

@@ -1,0 +1,117 @@
+"""Suites: tasks, a budget and the scale of their scores, as plain data. Add your own here; the name is the key.
+
+`python -m benchmark.sweep --suite NAME` runs one, `python -m benchmark.report --suite NAME` draws and compares it.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Suite:
+    about: str
+    """one line: what it is for"""
+    scores: dict[str, tuple[float, float]]
+    """the tasks, each with the returns that normalize to 0 (random) and to 1 (best reference)"""
+    flags: dict[str, object]
+    """flags of every script, as typed"""
+    statistic: tuple[int, int]
+    """fixed beforehand, for comparisons: a run's score is its mean evaluation return from this step to that one"""
+    algo_flags: dict[str, dict[str, object]] = field(default_factory=dict)
+    """flags of one script alone"""
+
+
+DMC = (0.0, 1000.0)  # DeepMind Control: an episode's return lies between these by construction; papers divide by 1,000
+DMC15 = (  # D'Oro et al. 2023: DMC15-500k
+    "AcrobotSwingup-v1",
+    "CheetahRun-v1",
+    "FingerTurnHard-v1",
+    "FishSwim-v1",
+    "HopperHop-v1",
+    "HopperStand-v1",
+    "HumanoidRun-v1",
+    "HumanoidStand-v1",
+    "HumanoidWalk-v1",
+    "PendulumSwingup-v1",
+    "QuadrupedRun-v1",
+    "QuadrupedWalk-v1",
+    "ReacherHard-v1",
+    "SwimmerSwimmer6-v1",
+    "WalkerRun-v1",
+)
+
+# Gym MuJoCo. Random: mean return of uniformly random actions over 1,000 episodes of EnvPool 1.2.5's v4 tasks (standard
+# errors 3, 0.5, 0.2, 3 and 1). Best: the returns of TD3 that songsang7/R2R2 @ 6aa5f33 normalizes with (MUJOCO_TD3_SCORE
+# in scale_rl/envs/mujoco.py); good agents exceed them, so a normalized score may be above 1.
+GYM = {
+    "HalfCheetah-v4": (-284.0, 10574.0),
+    "Hopper-v4": (18.0, 3226.0),
+    "Walker2d-v4": (2.7, 3946.0),
+    "Ant-v4": (-55.0, 3942.0),
+    "Humanoid-v4": (123.0, 5165.0),
+}
+
+SUITES = {
+    "dmc15": Suite(
+        "the fifteen tasks of the SR-SAC paper, 500k steps: for GPUs",
+        dict.fromkeys(DMC15, DMC),
+        {"total-timesteps": 500_000},
+        (400_000, 500_000),
+    ),
+    "dmc_cpu": Suite(
+        "three DMC15 tasks, a tenth of the paper's steps and of its updates between resets: replay ratios on a laptop",
+        dict.fromkeys(("CheetahRun-v1", "ReacherHard-v1", "WalkerRun-v1"), DMC),
+        {"total-timesteps": 50_000},
+        (10_000, 50_000),
+        {"sr_sac": {"reset-interval": 256_000}},
+    ),
+    "dmc3_50k": Suite(
+        "the first 50k steps of three tasks with the paper's settings, to lie beside the published curves",
+        dict.fromkeys(("CheetahRun-v1", "ReacherHard-v1", "WalkerRun-v1"), DMC),
+        {"total-timesteps": 50_000},
+        (10_000, 50_000),
+    ),
+    "dmc2_100k": Suite(
+        "the first 100k steps of two tasks with the paper's settings, to lie beside the published curves",
+        dict.fromkeys(("CheetahRun-v1", "WalkerRun-v1"), DMC),
+        {"total-timesteps": 100_000},
+        (10_000, 100_000),
+    ),
+    "gym5": Suite(
+        "five Gym MuJoCo tasks, 1M steps; a robot that falls ends its episode (not HalfCheetah)",
+        GYM,
+        {"total-timesteps": 1_000_000},
+        (900_000, 1_000_000),
+    ),
+    "reset_study": Suite(
+        "one reset on an easy task, in minutes: what it costs and how fast the replay makes up for it",
+        {"CartpoleSwingup-v1": DMC},
+        {
+            "total-timesteps": 9_000,
+            "learning-starts": 1_000,
+            "buffer-size": 100_000,
+            "log-interval": 250,
+            "eval-interval": 500,
+            "eval-episodes": 5,
+            "checkpoint-interval": 1_000,
+        },
+        (5_000, 9_000),
+        {"sr_sac": {"reset-interval": 36_000}},
+    ),
+    "demo": Suite(
+        "what `make demo` runs: replay ratios on an easy task with small networks, in minutes on two cores",
+        {"CartpoleSwingup-v1": DMC},
+        {
+            "total-timesteps": 10_000,
+            "learning-starts": 1_000,
+            "buffer-size": 20_000,
+            "batch-size": 128,
+            "hidden-dim": 128,
+            "log-interval": 250,
+            "eval-interval": 500,
+            "eval-episodes": 5,
+            "checkpoint-interval": 1_000,
+        },
+        (5_000, 10_000),
+        {"sr_sac": {"reset-interval": 80_000}},
+    ),
+}

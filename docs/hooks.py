@@ -1,0 +1,568 @@
+"""What the site generates when it is built: flags, family tree, diffs, results. Nothing of it is committed.
+
+A page asks for it with a comment, `<!-- flags: sac -->`; GENERATORS lists them, and a comment that none of them knows
+ends the build. Plain standard library, so that tests can call it without mkdocs; with Pygments (mkdocs-material has it)
+diffs are highlighted.
+"""
+
+import ast
+import csv
+import difflib
+import html
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from statistics import fmean, stdev
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+CONTEXT = 3  # unchanged lines around a change, in a diff
+
+
+class DocsError(Exception):
+    """A page asks for something that does not exist."""
+
+
+def load(path):
+    """A module of the standard library's needs alone, from its file."""
+    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def copies():
+    """tests/test_copies.py, which owns the rules of declared children."""
+    return load(ROOT / "tests" / "test_copies.py")
+
+
+@cache
+def suites():
+    return load(ROOT / "benchmark" / "suites.py").SUITES
+
+
+@cache
+def scripts():
+    """name -> text of every script"""
+    return {path.stem: path.read_text() for path in sorted((ROOT / "algos").glob("*.py"))}
+
+
+def program(name):
+    """Text of a script, or of a module of benchmark/ that is a command."""
+    path = ROOT / "benchmark" / f"{name}.py"
+    if name in scripts():
+        return scripts()[name]
+    if not path.exists():
+        raise DocsError(f"there is no algos/{name}.py and no benchmark/{name}.py")
+    return path.read_text()
+
+
+# ---------------------------------------------------------------------------------------------------- flags
+
+
+def arguments(text):
+    """The fields of a program's `Args`: [(name, type, default as source or None, docstring)]."""
+    body = next((node.body for node in ast.parse(text).body if getattr(node, "name", "") == "Args"), [])
+    fields = []
+    for field, comment in zip(body, [*body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign):
+            about = comment.value.value if isinstance(comment, ast.Expr) else ""
+            default = None if field.value is None else ast.unparse(field.value)
+            fields.append((field.target.id, ast.unparse(field.annotation), default, " ".join(about.split())))
+    return fields
+
+
+def flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def shown_default(text, default):
+    """A default as a user types it; numbers as the source writes them."""
+    if default is None:
+        return "required"
+    if "__file__" in default:
+        return "the file's name"
+    found = re.search(rf"=\s*({re.escape(default)}|[\d_]+)\s*\n", text)
+    try:
+        value = ast.literal_eval(default)
+    except ValueError:
+        return f"`{default}`"
+    if isinstance(value, tuple | list):
+        return f"`{' '.join(map(str, value))}`" if value else "none"
+    if isinstance(value, bool) or value in ("", None):
+        return {True: "on", False: "off", "": "none", None: "none"}[value]
+    return f"`{value:,}`" if isinstance(value, int) and found else f"`{value}`"
+
+
+def cell(text):
+    """Text for a cell of a Markdown table."""
+    return text.replace("|", "\\|")
+
+
+def flags_table(name):
+    """The flags of a command; of a script, with those that its parent does not have or has with another default."""
+    text = program(name)
+    declared = copies().declaration(text) if name in scripts() else None
+    inherited = {}
+    for parent in reversed(declared[0] if declared else []):
+        inherited |= {own: (kind, default) for own, kind, default, _ in arguments(scripts()[Path(parent).stem])}
+    rows = ["| flag | default | what it does |", "|---|---|---|"]
+    for own, kind, default, about in arguments(text):
+        note = ""
+        if declared and own not in inherited:
+            note = " *(not in the parent)*"
+        elif declared and inherited[own] != (kind, default):
+            note = f" *(parent: {inherited[own][1]})*"
+        typed = f"`{own.upper()}` (a word, not a flag)" if "Positional" in kind else f"`{flag(own)}`"
+        rows.append(f"| {typed} | {shown_default(text, default)}{note} | {cell(about)} |")
+    if len(rows) == 2:
+        raise DocsError(f"{name} has no Args")
+    return "\n".join(rows)
+
+
+# ---------------------------------------------------------------------------------------------------- scripts and diffs
+
+
+def title(text):
+    """First sentence of a script's docstring."""
+    return ast.get_docstring(ast.parse(text)).split("\n")[0].rstrip(".")
+
+
+def parents(name):
+    declared = copies().declaration(scripts()[name])
+    return [Path(parent).stem for parent in declared[0]] if declared else []
+
+
+def changes(name):
+    """How a script's declared definitions differ from its parents', in the script's order: [(name, is it new, lines,
+    old source, new source)]. A line is (sign, number in the parent, number in the script, index in its source)."""
+    text = scripts()[name]
+    declared = copies().declaration(text)
+    if declared is None:
+        raise DocsError(f"{name} is a root: it has no parent to differ from")
+    mine, found = copies().definitions(text), []
+    number = lambda text, source: text[: text.index(source)].count("\n") + 1
+    for own in [own for own in mine if own in declared[1]]:
+        origin = next((p for p in declared[0] if own in copies().definitions(scripts()[Path(p).stem])), None)
+        old = copies().definitions(scripts()[Path(origin).stem])[own] if origin else ""
+        first_old = number(scripts()[Path(origin).stem], old) if origin else 0
+        first_new = number(text, mine[own])
+        before, after, lines = old.splitlines(), mine[own].splitlines(), []
+        for tag, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+            if tag == "equal":
+                lines += [(" ", first_old + i, first_new + c + i - a, c + i - a) for i in range(a, b)]
+                continue
+            lines += [("-", first_old + i, None, i) for i in range(a, b)]
+            lines += [("+", None, first_new + i, i) for i in range(c, d)]
+        found.append((own, not origin, lines, old, mine[own]))
+    return found
+
+
+def highlighted(source):
+    """Lines of Python as HTML."""
+    try:
+        from pygments import highlight
+        from pygments.formatters import HtmlFormatter
+        from pygments.lexers import PythonLexer
+    except ImportError:  # in the tests
+        return html.escape(source, quote=False).splitlines()
+    return highlight(source, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).splitlines()
+
+
+def diff_html(name):
+    """The declared definitions of a child, each as a diff against its parent's."""
+    found = changes(name)
+    signs = [sign for *_, lines, _, _ in found for sign, *_ in lines]
+    rest = len(copies().definitions(scripts()[name])) - len(found)
+    of = " and ".join(f"`{parent}.py`" for parent in parents(name))
+    blocks = [
+        f"`{name}.py` against {of}: {signs.count('+')} lines added and {signs.count('-')} removed, in {len(found)} "
+        f"definitions. The other {rest} definitions are the same text.\n"
+    ]
+    for own, new, lines, old, source in found:
+        near = {j for i, line in enumerate(lines) if line[0] != " " for j in range(i - CONTEXT, i + CONTEXT + 1)}
+        before, after = highlighted(old), highlighted(source)
+        rows, gap = [], False
+        for i, (sign, old_number, new_number, at) in enumerate(lines):
+            if i not in near:
+                gap = True
+                continue
+            if gap:
+                rows.append('<span class="diff-gap">⋯</span>')
+            kind = {" ": "same", "-": "gone", "+": "new"}[sign]
+            code = (before if sign == "-" else after)[at]
+            numbers = f"{old_number or '':>4} {new_number or '':>4}"
+            rows.append(
+                f'<span class="diff-{kind}"><span class="diff-number">{numbers} {sign} </span>{code or " "}</span>'
+            )
+            gap = False
+        note = "new" if new else f"in {of.replace('`', '')} and here"
+        blocks.append(
+            f'<div class="highlight no-copy diff"><p class="diff-name"><code>{own}</code> {note}</p>'
+            f"<pre><code>{''.join(rows)}</code></pre></div>\n"
+        )
+    return "\n".join(blocks)
+
+
+def tree_html(_=None):
+    """The family tree as nested lists; a script with two parents hangs under the first and names the other."""
+    below = defaultdict(list)
+    for name in scripts():
+        below[(parents(name) or [""])[0]].append(name)
+
+    def node(name):
+        change = ""
+        if parents(name):
+            declared = copies().declaration(scripts()[name])[1]
+            order = [own for own in copies().definitions(scripts()[name]) if own in declared]
+            added = sum(sign == "+" for _, _, lines, _, _ in changes(name) for sign, *_ in lines)
+            others = "".join(f"; and of {other}.py" for other in parents(name)[1:])
+            names = ", ".join(f"<code>{own}</code>" for own in order)
+            change = f'<span class="tree-change">+{added} lines in {names}{others}</span>'
+        inner = "".join(node(child) for child in below[name])
+        about = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(title(scripts()[name])))
+        return (
+            f'<li><a class="tree-node" href="algos/{name}.html"><strong>{name}.py</strong>'
+            f"<span>{about}</span>{change}</a>" + (f"<ul>{inner}</ul>" if inner else "") + "</li>"
+        )
+
+    return f'<ul class="tree">{"".join(node(root) for root in below[""])}</ul>'
+
+
+def paper(text):
+    """The papers of a script's docstring, as written there."""
+    found = re.search(r"^Paper:\s+(.*?)(?=\n\w+:)", ast.get_docstring(ast.parse(text)), re.S | re.M)
+    return " ".join(found[1].split()) if found else ""
+
+
+def scripts_table(_=None):
+    rows = ["| script | paper | lines |", "|---|---|---|"]
+    for name, text in scripts().items():
+        rows.append(f"| [`{name}.py`](algos/{name}.md) | {cell(paper(text))} | {len(text.splitlines())} |")
+    return "\n".join(rows)
+
+
+def source_block(name):
+    text = program(name)
+    return f'```{{.python linenums="1"}}\n{text}```'
+
+
+def metrics_rows(name):
+    """The rows of a script's table of logged metrics, for the page of its child."""
+    return "\n".join(f"| `{tag}` | {about} |" for tag, about in documented_metrics(page(f"algos/{name}.md")).items())
+
+
+def documented_metrics(markdown):
+    """tag -> meaning, from the table under the heading `Logged metrics` of a page."""
+    section = re.search(r"^## Logged metrics\n(.*?)(?=^## |\Z)", markdown, re.S | re.M)
+    rows = re.findall(r"^\| `(\w+/[\w{}]+)` \| (.*?) \|$", section[1], re.M) if section else []
+    if not rows:
+        raise DocsError("a page has no table under the heading `## Logged metrics`")
+    return dict(rows)
+
+
+def page(uri):
+    return (DOCS / uri).read_text()
+
+
+# ---------------------------------------------------------------------------------------------------- results
+
+
+def t_quantile(freedom):
+    """Student's t at 97.5 %; beyond ten seeds, the expansion about the normal quantile (right to three digits)."""
+    exact = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+    z = 1.959964
+    return exact[freedom - 1] if freedom <= 9 else z + (z**3 + z) / (4 * freedom)
+
+
+def committed(suite):
+    """What benchmark.collect wrote -> {(algo, ratio, env): {seed: {step: return}}}, {run's folder: its record}."""
+    folder, curves = ROOT / "benchmark" / "results" / suite, defaultdict(lambda: defaultdict(dict))
+    if not (folder / "curves.csv").exists():
+        return {}, {}
+    with open(folder / "curves.csv") as file:
+        for row in csv.DictReader(file):
+            if row["metric"] == "eval/episodic_return":
+                key = row["algo"], float(row["replay_ratio"]), row["env"]
+                curves[key][int(row["seed"])][int(row["step"])] = float(row["value"])
+    return dict(curves), json.loads((folder / "run.json").read_text())
+
+
+def scores(curves, window):
+    """{seed: {step: return}} -> the mean return over the window of each seed that has all its evaluations."""
+    steps = sorted({step for own in curves.values() for step in own if window[0] <= step <= window[1]})
+    return [fmean(own[step] for step in steps) for own in curves.values() if steps and all(s in own for s in steps)]
+
+
+@cache
+def commit_date(commit):
+    git = ["git", "show", "-s", "--format=%cs", commit.removesuffix("-dirty")]
+    try:
+        done = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def provenance(runs):
+    """One line on what made these runs: commits with their dates, hardware, versions."""
+    commits, machines, versions = {}, {}, {}
+    for run in runs:
+        for start in run["starts"]:
+            layout = start.get("layout", start | start.get("versions", {}))
+            commit = start["commit"]
+            date = commit_date(commit)
+            commits[
+                f"{commit[:7] or 'unknown'}{'-dirty' if 'dirty' in commit else ''}" + (f" ({date})" if date else "")
+            ] = 1
+            cpu, device, threads = layout.get("cpu", ""), layout["device"], layout["threads"]
+            where = cpu if device == "cpu" or not cpu else f"{device}, {cpu}" if device != cpu else cpu
+            machines[f"{where or device}, {threads} thread{'s' * (threads > 1)} a run"] = 1
+            versions[f"jax {layout['jax']}, EnvPool {layout['envpool']}"] = 1
+    return f"Commit {', '.join(commits)}; {'; '.join(machines)}; {'; '.join(versions)}."
+
+
+def script_of(run):
+    found = re.search(r"algos/(\w+)\.py", run["starts"][0]["command"])
+    return found[1] if found else ""
+
+
+def resets_within(run):
+    """Resets that a run saw, from its arguments: those due before its last step."""
+    interval, last = run["args"].get("reset_interval"), run["starts"][-1]["to_step"] - 1
+    return None if interval is None else int(last * run["args"]["replay_ratio"] // interval) if interval else 0
+
+
+def number(value):
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2g}"
+
+
+def expect_table(name):
+    """What a script's committed runs reached, suite by suite."""
+    if name not in scripts():
+        raise DocsError(f"there is no algos/{name}.py")
+    blocks = []
+    for suite, plan in suites().items():
+        curves, runs = committed(suite)
+        rows, used, resetting = [], [], False
+        for (algo, ratio, env), seeds in sorted(curves.items(), key=lambda item: (item[0][2], item[0][1], item[0][0])):
+            folders = [f"{env}__{algo}__rr{ratio:g}__{seed}".replace("/", "-") for seed in seeds]
+            for folder in folders:
+                if folder not in runs:
+                    raise DocsError(f"benchmark/results/{suite}/run.json lacks {folder}, which curves.csv has")
+            own = [runs[folder] for folder in folders]
+            if script_of(own[0]) != name:
+                continue
+            values = scores(seeds, plan.statistic)
+            if not values:
+                continue
+            used += own
+            half = t_quantile(len(values) - 1) * stdev(values) / len(values) ** 0.5 if len(values) > 2 else None
+            returned = number(fmean(values)) + (f" ± {number(half)}" if half is not None else "")
+            minutes = [sum(start["wall_s"] for start in run["starts"]) / 60 for run in own]
+            took = f"{min(minutes):.0f} to {max(minutes):.0f}" if len(minutes) > 1 else f"{minutes[0]:.0f}"
+            resets = resets_within(own[0])
+            resetting |= resets is not None
+            called = "" if algo == name else f" (`{algo}`)"
+            row = f"| {env}{called} | {ratio:g} | {len(values)} | {returned} | {took} |"
+            rows.append(row + (f" {resets} |" if resets is not None else ""))
+        if not rows:
+            continue
+        low, high = plan.statistic
+        blocks += [
+            f"**Suite [`{suite}`](../results/{suite}/index.md)**: {plan.about}. Returns over the steps {low:,} to "
+            f"{high:,}.\n",
+            "| task | replay ratio | seeds | return | minutes |" + " resets |" * resetting,
+            "|---|---|---|---|---|" + "---|" * resetting,
+            *rows,
+            f"\n{provenance(used)}\n",
+        ]
+    if not blocks:
+        return "No suite's runs of this script are committed yet."
+    how = (
+        "A return is a seed's mean evaluation return over a window of steps: mean over seeds ± its 95 % interval "
+        "(Student's t; not given below three seeds). Minutes are of one run, its evaluations included.\n"
+    )
+    return "\n".join([how, *blocks])
+
+
+def figure(argument):
+    """The first figure that is there, for a page of docs/algos/: `alt text: one.png, other.png`, paths below docs/."""
+    alt, _, paths = argument.partition(": ")
+    there = [path.strip() for path in paths.split(",") if (DOCS / path.strip()).exists()]
+    if not there:
+        raise DocsError(f"none of {paths} is there")
+    return f"![{alt}](../{there[0]})"
+
+
+def raw_files(folder):
+    return sorted(path.name for path in (ROOT / "benchmark" / "results" / folder).glob("*") if path.is_file())
+
+
+def suites_table(_=None):
+    rows = ["| suite | what | tasks | steps | statistic: mean return over | results |", "|---|---|---|---|---|---|"]
+    for name, suite in suites().items():
+        low, high = suite.statistic
+        shown = f"[yes](results/{name}/index.md)" if has_results(name) else "none yet"
+        steps = f"{suite.flags['total-timesteps']:,}"
+        rows.append(
+            f"| `{name}` | {cell(suite.about)} | {len(suite.scores)} | {steps} | {low:,} to {high:,} | {shown} |"
+        )
+    return "\n".join(rows)
+
+
+def has_results(suite):
+    return (DOCS / "results" / suite / "report.md").exists() or "curves.csv" in raw_files(suite)
+
+
+def teaser(suite):
+    """The figure of score against replay ratio, once there is one."""
+    if suite not in suites():
+        raise DocsError(f"there is no suite {suite}")
+    if not (DOCS / "results" / suite / "ratio.png").exists():
+        return (
+            f"The sweep over replay ratios (suite `{suite}`) has not been run to its end, so there is no figure "
+            "to show here yet. [Results](results.md) has what there is."
+        )
+    seeds = sorted({len(runs) for runs in committed(suite)[0].values()})
+    points = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
+    return (
+        f"![Score against replay ratio, with and without resets](results/{suite}/ratio.png)\n\n"
+        f"Score against replay ratio, {points} a task and ratio: {suites()[suite].about}. How it was made, what is "
+        f"missing and what it is compared with: [{suite}](results/{suite}/index.md)."
+    )
+
+
+def suite_page(name):
+    """The page of one suite: what it is, how it is run, the report if there is one, the raw data."""
+    suite = suites()[name]
+    low, high = suite.statistic
+    own = [f"for `{algo}` also `--{k} {v}`" for algo, more in suite.algo_flags.items() for k, v in more.items()]
+    flags = "; ".join([f"`--{k} {v}`" for k, v in suite.flags.items()] + own)
+    lines = [f"# {name}\n"]
+    report = DOCS / "results" / name / "report.md"
+    if report.exists():
+        lines.append(re.sub(r"\A\s*# .*\n", "", report.read_text()))
+    else:
+        lines.append(f"{suite.about[0].upper()}{suite.about[1:]}. No report has been drawn of it yet.\n")
+    lines += [
+        "## How to run it\n",
+        f"```\npython -m benchmark.sweep --suite {name} --dry-run\n```\n",
+        "prints the commands; [Sweep](../../sweep.md) says how to run them.\n",
+        f"* Tasks: {', '.join(suite.scores)}.",
+        f"* Flags: {flags}.",
+        f"* Statistic, fixed beforehand: a run's mean evaluation return from step {low:,} to {high:,}.\n",
+    ]
+    files = raw_files(name)
+    if files:
+        lines += ["## Raw data\n", *(f"* [{file}]({file})" for file in files)]
+        lines.append(f"\n`benchmark/results/{name}/` in the repository. {provenance(committed(name)[1].values())}")
+    return "\n".join(lines) + "\n"
+
+
+def raw_list(folder):
+    """Links to the committed tables of one folder of benchmark/results/."""
+    files = raw_files(folder)
+    if not files:
+        raise DocsError(f"benchmark/results/{folder}/ holds nothing")
+    return ", ".join(f"[{file}](../results/{folder}/{file})" for file in files)
+
+
+def readme_section(heading):
+    """A section of the README, without its heading."""
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", (ROOT / "README.md").read_text(), re.S | re.M)
+    if not found:
+        raise DocsError(f"the README has no section {heading!r}")
+    return found[1].strip().replace("](docs/", "](")
+
+
+GENERATORS = {
+    "flags": flags_table,
+    "diff": diff_html,
+    "tree": tree_html,
+    "scripts": scripts_table,
+    "source": source_block,
+    "metrics of": metrics_rows,
+    "expect": expect_table,
+    "figure": figure,
+    "suites": suites_table,
+    "teaser": teaser,
+    "raw": raw_list,
+    "readme": readme_section,
+}
+PLACEHOLDER = re.compile(r"(?P<indent>^ +)?<!--\s*(?P<name>[a-z ]+?)\s*(?::\s*(?P<argument>.+?)\s*)?-->", re.M)
+
+
+def render(markdown):
+    """A page with its comments replaced by what they ask for."""
+
+    def generate(found):
+        indent, name, argument = found.groups()
+        if name not in GENERATORS:
+            raise DocsError(f"{found[0]} is nothing that docs/hooks.py can generate; it knows {', '.join(GENERATORS)}")
+        text = GENERATORS[name](argument)
+        return textwrap.indent(text, indent) if indent else text
+
+    done = PLACEHOLDER.sub(generate, markdown)
+    for left in re.findall(r"<!--.*?-->", PLACEHOLDER.sub("", markdown), re.S):
+        raise DocsError(f"{left} is no comment that docs/hooks.py can read")
+    return done
+
+
+def generated():
+    """Files of the site that are not in docs/: site path -> text of a page, or path of a file to copy."""
+    found = {f"results/{name}/index.md": suite_page(name) for name in suites() if has_results(name)}
+    for path in sorted((ROOT / "benchmark" / "results").glob("*/*")):
+        if path.is_file():
+            found[f"results/{path.parent.name}/{path.name}"] = path
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------- mkdocs
+
+
+def on_config(config):
+    """Suites with results go into the navigation."""
+    for entry in config.nav:
+        if "Results" in entry:
+            entry["Results"] += [{name: f"results/{name}/index.md"} for name in suites() if has_results(name)]
+    return config
+
+
+def on_files(files, config):
+    from mkdocs.structure.files import File
+
+    for uri, content in generated().items():
+        given = {"abs_src_path": str(content)} if isinstance(content, Path) else {"content": content}
+        files.append(File.generated(config, uri, **given))
+    return files
+
+
+def on_page_markdown(markdown, page, **_):
+    from mkdocs.exceptions import PluginError
+
+    try:
+        return render(markdown)
+    except DocsError as error:
+        raise PluginError(f"{page.file.src_uri}: {error}") from error
+
+
+EXTERNAL = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^\"'\s>]+")
+
+
+def on_post_page(output, page, **_):
+    """Nothing is fetched from other hosts when a page is read."""
+    from mkdocs.exceptions import PluginError
+
+    fetched = EXTERNAL.findall(output)
+    if fetched:
+        raise PluginError(f"{page.file.src_uri} fetches from another host: {fetched[0]}")
+    return output
