@@ -1,4 +1,5 @@
-# make demo   SR-SAC learns a task in minutes and draws its curve     make test   lints and tests
+# make demo   a small sweep of replay ratios, to its figure     make test   lints and tests
+# make docs   the site     make speed   speed, also against SBX     make format
 # Both install what they need into .venv. PYTHON=python3.12 chooses another Python (3.11 or later).
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,7 +14,8 @@ test: .venv/ready .venv/test/ready
 	@PYTHONPATH=.venv/test $(BIN)/python -m ruff format --check --quiet . && PYTHONPATH=.venv/test $(BIN)/python -m ruff check --quiet .
 	PYTHONPATH=.venv/test $(BIN)/python -m pytest
 
-speed: .venv/ready
+# SBX, which the scripts are compared with, has an environment of its own.
+speed: .venv/ready .venv/sbx/ready
 	@$(BIN)/python -m benchmark.speed
 
 # The site, in site/; its packages lie in an environment of their own.
@@ -37,6 +39,12 @@ clean:
 .venv/docs/ready: requirements-docs.txt
 	@$(PYTHON) -m venv .venv/docs || { echo "error: no virtual environment; on Debian: apt install python3-venv"; exit 1; }
 	@.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-docs.txt
+	@touch $@
+
+.venv/sbx/ready: requirements-sbx.txt
+	@echo "installing requirements-sbx.txt into .venv/sbx (some GB, once)"
+	@$(PYTHON) -m venv .venv/sbx || { echo "error: no virtual environment; on Debian: apt install python3-venv"; exit 1; }
+	@.venv/sbx/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-sbx.txt
 	@touch $@
 
 .venv/test/ready: requirements-test.txt requirements-slurm.txt requirements-ray.txt .venv/ready

@@ -3,19 +3,18 @@
 Paper:  D'Oro et al. 2023, "Sample-Efficient Reinforcement Learning by Breaking the Replay Ratio Barrier" (ICLR 2023).
 Parent: sac.py; differs: Args, resets_by, train_step, counters
 Run:    python algos/sr_sac.py --env-id CheetahRun-v1 --replay-ratio 32 --num-seeds 5  (again: on, to the same bits)
-Expect: at ratio 8, 203 +- 71 at step 50,000 (3 seeds; 20 minutes each on one core of an AMD EPYC).
+Expect: at ratio 8, 194 +- 56 at step 50,000 (5 seeds; 20 minutes each on one core of an AMD EPYC).
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only what steps a pool or keeps folders knows of several seeds.
 """
 
-import difflib, fcntl, json, os, shlex, shutil, signal, subprocess, sys, time
-from dataclasses import asdict, dataclass
-from fractions import Fraction
+import ctypes, dataclasses, difflib, fcntl, fractions, json, os, shlex, shutil, signal, subprocess, sys, time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import envpool
 import gymnasium
+import imageio.v3 as imageio
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +27,7 @@ from tensorboard.summary import Writer
 from tqdm import tqdm
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Args:
     env_id: str = "CheetahRun-v1"
     """id of an EnvPool task (DeepMind Control, Gym MuJoCo, ...), or of a Gymnasium task as `module:Task-v0`"""
@@ -72,6 +71,8 @@ class Args:
     """start anew: what the folders of these runs hold is deleted"""
     evaluate: bool = False
     """evaluate the newest checkpoint of these runs, print the returns and change nothing"""
+    capture_video: bool = False
+    """film the first episode of each evaluation, also of --evaluate, into videos/ in the run's folder"""
 
 
 def dense(features, gain=2**0.5):
@@ -89,8 +90,7 @@ class Actor(nn.Module):
         x = nn.relu(dense(self.hidden_dim)(obs))
         x = nn.relu(dense(self.hidden_dim)(x))
         mean, log_std = dense(self.action_dim)(x), dense(self.action_dim, gain=1.0)(x)
-        # Squashed into [-10, 2], not clipped: the standard deviation starts near 0.02 and always has a gradient.
-        return mean, -10 + 6 * (1 + jnp.tanh(log_std))
+        return mean, -10 + 6 * (1 + jnp.tanh(log_std))  # squashed into [-10, 2], not clipped: it always has a gradient
 
 
 class Critic(nn.Module):
@@ -142,33 +142,37 @@ class State:  # everything that changes while training
 
 
 AXES = State(**dict.fromkeys(State.__dataclass_fields__, 0) | {"step": None, "env": None})
-
-
-# EnvPool gives all tasks of a DMC domain one set of observation keys; these are not dm_control's for the task.
-DMC_PADDING = {
-    **dict.fromkeys(("HumanoidStand-v1", "HumanoidWalk-v1", "HumanoidRun-v1"), ("position",)),
-    **dict.fromkeys(
-        ("QuadrupedWalk-v1", "QuadrupedRun-v1"), ("origin", "rangefinder", "ball_state", "target_position")
-    ),
+DMC_PADDING = {  # what EnvPool gives a task because others of its DMC domain have it; dm_control does not
     "FingerSpin-v1": ("target_position", "dist_to_target"),
     "FishUpright-v1": ("target",),
-}
+    **dict.fromkeys(("HumanoidStand-v1", "HumanoidWalk-v1", "HumanoidRun-v1"), ("position",)),
+} | dict.fromkeys(("QuadrupedWalk-v1", "QuadrupedRun-v1"), ("origin", "rangefinder", "ball_state", "target_position"))
+MP4 = {"extension": ".mp4", "plugin": "pyav", "codec": "h264"}
 
 
-def make_pool(env_id, seeds):  # EnvPool's or Gymnasium's -> pool, action space, first observations
-    ours, names = envpool.list_all_envs(), sorted({*envpool.list_all_envs(), *gymnasium.registry})
+def make_pool(env_id, seeds, film=False):  # EnvPool's or Gymnasium's -> pool, action space, first observations
+    ours, names = env_id in envpool.list_all_envs(), sorted({*envpool.list_all_envs(), *gymnasium.registry})
     if env_id not in names and ":" not in env_id:
         require(False, f"there is no task {env_id!r}; close names: {difflib.get_close_matches(env_id, names, 4)}")
-    options = {"env_type": "gymnasium", "env_seed": seeds} if env_id in ours else {"vectorization_mode": "sync"}
+    options = {"env_type": "gymnasium", "env_seed": seeds} if ours else {"vectorization_mode": "sync"}
+    how, kinds = "made", (gymnasium.error.Error, ImportError)
+    if film:
+        how, kinds = "filmed (without a display it takes EGL: apt install libegl1 libgl1-mesa-dri)", Exception
+        options |= {"render_mode": "rgb_array"} | ({"render_width": 320, "render_height": 240} if ours else {})
+        for library in Path(envpool.__file__).parents[1].glob("envpool.libs/libEGL*"):
+            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)  # loaded already, but not where MuJoCo looks for it
     try:
-        pool = (envpool.make if env_id in ours else gymnasium.make_vec)(env_id, num_envs=len(seeds), **options)
-    except (gymnasium.error.Error, ImportError) as error:
-        require(False, f"{env_id} cannot be made: {error}")
-    require(env_id in ours or pool.spec.max_episode_steps, f"{env_id} has no limit: register it with max_episode_steps")
+        pool = (envpool.make if ours else gymnasium.make_vec)(env_id, num_envs=len(seeds), **options)
+        obs = flatten(env_id, pool.reset(seed=None if ours else seeds)[0])
+        if film:
+            imageio.imwrite("<bytes>", [pool.render()[0]], **MP4)  # a first try, which says what is wrong
+    except kinds as error:
+        require(False, f"{env_id} cannot be {how}: {error}")
+    require(ours or pool.spec.max_episode_steps, f"{env_id} has no limit: register it with max_episode_steps")
     space = getattr(pool, "single_action_space", pool.action_space)
     fits = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded()
     require(fits, f"{env_id} has the actions {space}; SAC needs continuous ones with bounds, a Box of one dimension")
-    return pool, space, flatten(env_id, pool.reset(seed=None if env_id in ours else seeds)[0])
+    return pool, space, obs
 
 
 def flatten(env_id, obs, np=np):  # observations of n environments, an array or a dict of them -> (n, obs_dim) float32
@@ -279,7 +283,7 @@ def update(args, old, batch, key):
 
 
 def updates_by(args, step):  # floor(step * replay_ratio), exact in integers, of Python's or JAX's kind
-    n, d = Fraction(str(args.replay_ratio)).as_integer_ratio()
+    n, d = fractions.Fraction(str(args.replay_ratio)).as_integer_ratio()
     return step // d * n + step % d * n // d
 
 
@@ -311,8 +315,7 @@ def train_step(args, env_step, state, _):
         learner, info = update(args, learner, jax.tree.map(lambda ring: ring[index], replay), key)
         return learner, totals | {tag: totals[tag] + x for tag, x in (info | {"updates": 1}).items()}
 
-    # A loop of as many updates as are due: a fraction of an update per step needs no case of its own.
-    due = jnp.where(learning, updates_by(args, step) - updates_by(args, step - 1), 0)
+    due = jnp.where(learning, updates_by(args, step) - updates_by(args, step - 1), 0)  # 0 or 1 at ratios below 1
     learner, totals = jax.lax.fori_loop(0, due, one_update, (state.learner, state.totals))
     done, returned = terminated | truncated, jnp.where(state.done, 0.0, state.episode_return + reward)
     length = jnp.where(state.done, 0, state.episode_length + 1)
@@ -361,18 +364,25 @@ def greedy_action(args, actors, obs, action_dim):  # (num_seeds, episodes, obs_d
     return jax.vmap(lambda actor, obs: jnp.tanh(Actor(action_dim, args.hidden_dim).apply(actor, obs)[0]))(actors, obs)
 
 
-def evaluate(args, actors, seeds, step):
+def evaluate(args, actors, seeds, step, folders):
     """Plays episodes in a fresh pool, seeded by seed and step to be repeatable -> what is logged, a dict per seed."""
     shape = (len(seeds), args.eval_episodes)
     draw = lambda seed: jax.random.randint(jax.random.fold_in(jax.random.key(seed), step), shape[1:], 0, 2**31 - 1)
-    pool, space, obs = make_pool(args.env_id, [int(x) for seed in seeds for x in draw(seed)])
-    returns, lengths, done = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
+    pool, space, obs = make_pool(args.env_id, [int(x) for seed in seeds for x in draw(seed)], args.capture_video)
+    returns, lengths, done, films = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool), [[] for _ in seeds]
+    camera = 0 if isinstance(pool.observation_space, gymnasium.spaces.Dict) else None  # DMC's first follows the robot
     while not done.all():
+        for i in np.flatnonzero(~done[:, 0]) if args.capture_video and lengths.max() % 2 == 0 else ():
+            first = i * args.eval_episodes  # of the seed's environments
+            films[i].append(pool.render(first, camera)[0] if hasattr(pool, "xla") else pool.envs[first].render())
         action = np.asarray(greedy_action(args, actors, obs.reshape(*shape, -1), *space.shape))
         obs, reward, terminated, truncated, _ = pool.step(unscale(space, action.reshape(-1, *space.shape)))
         obs, returns, lengths = flatten(args.env_id, obs), returns + ~done * reward.reshape(shape), lengths + ~done
         done |= (terminated | truncated).reshape(shape)
-    for own, length in zip(returns, lengths.mean(1), strict=True):
+    for own, length, film, folder in zip(returns, lengths.mean(1), films, folders, strict=True):
+        if film:
+            movie = imageio.imwrite("<bytes>", film, **MP4, fps=pool.metadata.get("render_fps", 50) / 2)
+            write(folder / f"videos/step_{step:010d}.mp4", lambda file, movie=movie: file.write(movie))
         row = {"eval/episodic_return": own.mean(), "eval/episodic_length": length}
         yield row | {f"eval/episode_{i}": x for i, x in enumerate(own)}
 
@@ -386,6 +396,7 @@ def require(condition, message):  # for what the user can mend: one line, exit c
 def write(path, content):
     """Writes JSON, or what a function gives a file, beside the old file and renames: the path always holds a whole."""
     beside = path.with_name(path.name + ".tmp")
+    path.parent.mkdir(exist_ok=True)
     try:
         with open(beside, "wb") as file:
             content(file) if callable(content) else file.write(json.dumps(content, indent=1).encode())
@@ -399,8 +410,8 @@ def write(path, content):
 def find_run(args, seed):
     """A run's folder, and the arguments that identify it; ends the program if it holds another run. Changes nothing."""
     folder = Path(args.runs_dir, f"{args.env_id}__{args.exp_name}__rr{args.replay_ratio:g}__{seed}".replace("/", "-"))
-    free = ("num_seeds", "total_timesteps", "checkpoint_interval", "runs_dir", "overwrite", "evaluate")
-    now = {name: value for name, value in asdict(args).items() if name not in free} | {"seed": seed}
+    free = ("num_seeds", "total_timesteps", "checkpoint_interval", "runs_dir", "overwrite", "evaluate", "capture_video")
+    now = {name: value for name, value in dataclasses.asdict(args).items() if name not in free} | {"seed": seed}
     held = [path.name for path in folder.glob("*") if path.suffix != ".tmp"]
     require(not held or "args.json" in held, f"{folder} holds no run; move it away or choose another --runs-dir")
     old = json.loads((folder / "args.json").read_text()) if held and not args.overwrite else now
@@ -413,23 +424,10 @@ def checkpoints(folder):  # step -> path, newest first
     return {int(path.stem.split("_")[1]): path for path in sorted(folder.glob("checkpoint_*.npz"), reverse=True)}
 
 
-def newest(folders):
-    """The newest step that all folders hold a readable checkpoint of, and these checkpoints; (0, []) for new runs."""
-    held = [checkpoints(folder) for folder in folders]
-    for step in [step for step in held[0] if all(step in own for own in held)]:
-        try:
-            return step, [dict(np.load(own[step])) for own in held]
-        except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
-            print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
-    new = not any(max(own, default=0) for own in held)
-    require(new, f"no whole checkpoint is common to {folders[0]} and the others; finish them apart, or --overwrite")
-    return 0, []
-
-
 def start(folder, step, seeds, action_dim):
     """Takes a run's files back to its checkpoint: what a killed run wrote after it goes -> run.json, event writer."""
     stale = [path for newer, path in checkpoints(folder).items() if newer > step]
-    for path in [*stale, *folder.glob("*.tmp"), *folder.glob("events.out*"), *folder.glob("done")]:
+    for path in [*stale, *folder.rglob("*.tmp"), *folder.glob("events.out*"), *folder.glob("done")]:
         path.unlink()
     with open(folder / "actions.f32", "ab") as file:
         file.truncate(4 * step * action_dim)
@@ -451,14 +449,13 @@ def start(folder, step, seeds, action_dim):
     return [*starts, {"command": shlex.join(sys.argv), "commit": commit, "layout": layout, "from_step": step}], writer
 
 
-def save(args, folders, starts, state, wall_s):
+def save(folders, starts, state, wall_s):
     """Writes a checkpoint of every seed, then removes all but the two newest: all seeds always share a whole one."""
     tree = jax.tree.leaves_with_path(state.replace(env=None, key=jax.random.key_data(state.key)))
     leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in tree}
     for i, folder in enumerate(folders):
         own = {name: x[i] if x.ndim else x for name, x in leaves.items()}
-        filled = min(own["stored"], args.buffer_size)
-        own |= {name: x[:filled] for name, x in own.items() if name.startswith("replay/")}
+        own |= {name: x[: own["stored"]] for name, x in own.items() if name.startswith("replay/")}
         starts[i][-1] |= {"to_step": int(own["step"]), "wall_s": round(wall_s, 1)}
         write(folder / "run.json", starts[i])
         for name in ("metrics.csv", "actions.f32"):
@@ -469,28 +466,37 @@ def save(args, folders, starts, state, wall_s):
         old.unlink()
 
 
-def restore(state, saved):
-    """The state of all seeds from their checkpoints; `state` gives the shapes and the environment."""
-
-    def leaf(path, x):
-        own = [arrays[jax.tree_util.keystr(path, simple=True, separator="/")] for arrays in saved]
-        rows = np.zeros(x.shape, x.dtype)
-        for i, array in enumerate(own if x.ndim else []):
-            rows[(i, *map(slice, array.shape))] = array  # of a ring, only the filled part was saved
-        return jnp.array(rows if x.ndim else own[0])
-
-    plain = jax.tree.map_with_path(leaf, state.replace(env=None, key=jax.random.key_data(state.key)))
-    return plain.replace(env=state.env, key=jax.random.wrap_key_data(plain.key))
+def restore(state, folders):
+    """The newest step of which all folders hold a readable checkpoint, and its state; 0 and `state` for new runs."""
+    held = [checkpoints(folder) for folder in folders]
+    for step in [step for step in held[0] if all(step in own for own in held)]:
+        try:
+            saved = [dict(np.load(own[step])) for own in held]
+            break
+        except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
+            print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
+    else:
+        new = not any(max(own, default=0) for own in held)
+        require(new, f"no whole checkpoint is common to {folders[0]} and the others; finish them apart, or --overwrite")
+        return 0, state
+    plain, rows = state.replace(env=None, key=jax.random.key_data(state.key)), []
+    for path, x in jax.tree.leaves_with_path(plain):
+        rows.append(np.zeros(x.shape, x.dtype))
+        for i, own in enumerate(saved):
+            array = own[jax.tree_util.keystr(path, simple=True, separator="/")]
+            rows[-1][(i, *map(slice, array.shape))[: x.ndim]] = array  # of a ring, only the filled part was saved
+    plain = jax.tree.unflatten(jax.tree.structure(plain), map(jnp.array, rows))
+    return step, plain.replace(env=state.env, key=jax.random.wrap_key_data(plain.key))
 
 
 def check(args):  # before anything is written
-    for name, value in asdict(args).items():
+    for name, value in dataclasses.asdict(args).items():
         least = 0 if name in ("seed", "gamma", "eval_interval", "checkpoint_interval", "reset_interval") else 1e-9
         fits = isinstance(value, str | bool) or least <= value <= (1 if name in ("gamma", "tau") else 2**31 - 1)
         require(fits, f"--{name.replace('_', '-')} cannot be {value}")
     uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval
     require(not uneven, "--eval-interval and --checkpoint-interval must be multiples of --log-interval")
-    n, d = Fraction(str(args.replay_ratio)).as_integer_ratio()
+    n, d = fractions.Fraction(str(args.replay_ratio)).as_integer_ratio()
     fits = n * d < 2**31 and args.total_timesteps * n < d * 2**31
     require(fits, f"--replay-ratio {args.replay_ratio} has too many digits, or makes 2^31 updates or more")
     require(args.learning_starts <= args.total_timesteps, "--learning-starts lies after the end, --total-timesteps")
@@ -500,7 +506,7 @@ def check(args):  # before anything is written
 
 def main(args: Args):
     check(args)
-    _, space, obs = make_pool(args.env_id, [args.seed])
+    _, space, obs = make_pool(args.env_id, [args.seed], args.capture_video)
     memory = {"bytes_limit": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
     there = (memory | (jax.devices()[0].memory_stats() or {}))["bytes_limit"] / 1e9
     needed = 4e-9 * (2 * obs.size + space.shape[0] + 2) * args.buffer_size * args.num_seeds
@@ -511,8 +517,8 @@ def main(args: Args):
             for folder, identity in runs.values():
                 folder.mkdir(parents=True, exist_ok=True)
                 fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process
-                for path in [path for path in folder.glob("*") if args.overwrite and path.name != "args.json"]:
-                    path.unlink()
+                for path in [path for path in folder.rglob("*") if args.overwrite and path.name != "args.json"]:
+                    path.unlink() if path.is_file() else None
                 write(folder / "args.json", identity)
         except OSError as error:
             why = "another process is at work in it" if isinstance(error, BlockingIOError) else error.strerror
@@ -526,31 +532,27 @@ def main(args: Args):
     seeds, folders = list(runs), [folder for folder, _ in runs.values()]
     env, obs, env_step = make_env(args.env_id, seeds)
     init = jax.vmap(partial(init_state, args, *space.shape), in_axes=(None, 0, 0), out_axes=AXES)
-    state = jax.jit(init)(env, jnp.array(seeds), obs)
-    step, saved = newest(folders)
-    state = restore(state, saved) if step else state
+    step, state = restore(jax.jit(init)(env, jnp.array(seeds), obs), folders)
     if args.evaluate:
         require(step, f"{folders[0]} holds no checkpoint to evaluate")
-        for seed, row in zip(seeds, evaluate(args, state.learner.actor, seeds, step), strict=True):
+        for seed, row in zip(seeds, evaluate(args, state.learner.actor, seeds, step, folders), strict=True):
             print(f"seed {seed}, step {step:,}:", *(f"{tag.removeprefix('eval/')} {x:.1f}" for tag, x in row.items()))
         return
     starts, writers = zip(*[start(folder, step, seeds, *space.shape) for folder in folders], strict=True)
     print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds}", flush=True)
     if not step:
-        save(args, folders, starts, state, 0.0)  # so that all seeds share one at all times
+        save(folders, starts, state, 0.0)  # so that all seeds share one at all times
     else:
         actions = [np.fromfile(folder / "actions.f32", np.float32).reshape(step, *space.shape) for folder in folders]
         step_all = jax.jit(jax.vmap(env_step, in_axes=(None, 0), out_axes=(None, 0)))
         for action in tqdm(np.stack(actions, 1), "replaying actions", disable=None):  # EnvPool cannot save its state
             env, (obs, *_) = step_all(env, action)
         state = state.replace(env=env)
-        same = np.array_equal(obs, state.obs)
-        require(same, f"{args.env_id} does not repeat itself (a clock?), so there is no exact way on; see --overwrite")
+        require(np.array_equal(obs, state.obs), f"{args.env_id} does not repeat itself (a clock?); see --overwrite")
     stop = []  # signals so far: the first ends the chunk under way and saves, a second one ends the program
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: (stop.append(number), signal.signal(number, signal.SIG_DFL)))
-    # About 1,000 seed-updates a chunk, a few seconds on a CPU: signals, the bar and preemption are served between them.
-    most = max(1, 1000 / (args.replay_ratio * len(seeds)))
+    most = max(1, 1000 / (args.replay_ratio * len(seeds)))  # steps of a few seconds: between chunks, signals are served
     size = max(n for n in range(1, args.log_interval + 1) if args.log_interval % n == 0 and n <= most)
     bar = tqdm(total=args.total_timesteps, initial=step, unit="step", disable=None, smoothing=0.05)
     begin, took, since = time.time(), 0.0, step
@@ -567,7 +569,7 @@ def main(args: Args):
                 file.write(own.tobytes())
         if step % args.log_interval == 0:
             due = args.eval_interval and step % args.eval_interval == 0
-            evaluations = evaluate(args, state.learner.actor, seeds, step) if due else [{}] * len(seeds)
+            evaluations = evaluate(args, state.learner.actor, seeds, step, folders) if due else [{}] * len(seeds)
             rows = [row | own for row, own in zip(metrics(args, state), evaluations, strict=True)]
             for folder, writer, row in zip(folders, writers, rows, strict=True):
                 row["charts/SPS"] = (step - since) / took
@@ -575,13 +577,11 @@ def main(args: Args):
                     file.writelines(f"{step},{tag},{value:.9g}\n" for tag, value in row.items())
                 for tag, value in row.items():
                     writer.add_scalar(tag, value, step)
-            shown = {tag: [row[tag] for row in rows if tag in row] for tag in rows[0] if tag.endswith("_return")}
-            bar.set_postfix({tag: np.mean(values) for tag, values in shown.items()})
-            state = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals))
-            took, since = 0.0, step
+            bar.set_postfix({tag: np.mean([x[tag] for x in rows if tag in x]) for tag in rows[0] if "return" in tag})
+            state, took, since = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals)), 0.0, step
         bar.update(length)
         if stop or step == args.total_timesteps or step % (args.checkpoint_interval or step + 1) == 0:
-            save(args, folders, starts, state, time.time() - begin)
+            save(folders, starts, state, time.time() - begin)
     bar.close()
     for seed, folder, writer in zip(seeds, folders, writers, strict=True):
         writer.close()

@@ -373,7 +373,9 @@ def differing(runs, name_of):
     own = {"env_id", "seed", "num_seeds", "total_timesteps"}
     for config, made in runs.items():
         fields = sorted({field for run in made for field in run["args"]} - own)
-        mixed = [field for field in fields if len({str(run["args"].get(field)) for run in made}) > 1]
+        # A flag that only some of them have came or went with a commit: the commits are named elsewhere.
+        values = {field: {str(run["args"][field]) for run in made if field in run["args"]} for field in fields}
+        mixed = [field for field in fields if len(values[field]) > 1]
         if mixed:
             yield f"{name_of(config)}: its runs differ in {', '.join(mixed)}."
 

@@ -1,10 +1,19 @@
 """Speed on the machine at hand, as ratios within one run: python -m benchmark.speed
 
-Times SR-SAC's full loop (environment, replay, resets' branch and updates in one program) against its updates alone in a
-scan, for several ratios and numbers of seeds; against itself with a small and a large replay; and as two pinned
-single-threaded processes. What is compared is timed in turns, three times or more, since machines are noisy.
+The unit is the seed-update: one gradient update (actor, critic, temperature) of one seed. Measured are
+
+own       the full loop of a script (environment, replay, resets' branch and updates in one program) against its updates
+          alone in a scan, for several ratios, with one seed and with five
+buffers   the same loop with a replay of 10,000 and of 1,000,000 transitions
+pinned    one process per core, each pinned and with one thread, against one process on all cores
+sbx       SAC against SBX (Stable Baselines Jax) on a MuJoCo task of Gymnasium that EnvPool has too, at the same ratio,
+          batch size and widths: one run, and several seeds, which SBX can only train one after another or in processes
+
+Every program is a process of its own. Those of a comparison are compiled and warmed up first; then they work in turns,
+while the others sleep, since machines are noisy: a ratio is taken within a turn, and given with its spread over turns.
 """
 
+import datetime
 import importlib.util
 import json
 import os
@@ -21,19 +30,40 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-SINGLE = "--xla_cpu_multi_thread_eigen=false"
+from benchmark.jobs import require
+
+PARTS = ("own", "buffers", "pinned", "sbx")
+PINNED = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} | dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+)
 
 
 @dataclass(frozen=True)
 class Args:
     script: str = "algos/sr_sac.py"
-    """the script to time"""
+    """the script to time; against SBX it is always algos/sac.py"""
     env_id: str = "CheetahRun-v1"
     """the task to time it on"""
+    sbx_env_id: str = "HalfCheetah-v5"
+    """the task of the comparison with SBX: known to EnvPool and, with MuJoCo, to Gymnasium"""
+    sbx_python: str = ".venv/sbx/bin/python"
+    """the Python that has SBX, from requirements-sbx.txt; `make speed` installs it"""
+    parts: tuple[str, ...] = PARTS
+    """what to measure, of own, buffers, pinned and sbx"""
+    ratios: tuple[int, ...] = (1, 8, 32)
+    """replay ratios of own; the other parts take the first two"""
+    seeds: int = 5
+    """seeds side by side in one program, where there are several"""
+    batch_size: int = 256
+    """transitions per update"""
+    hidden_dim: int = 256
+    """width of the two hidden layers of every network"""
     rounds: int = 3
-    """how often each program of a comparison is timed, in turns with the others"""
+    """turns of every program"""
     seconds: float = 4.0
-    """how long one timing should last"""
+    """how long one turn should last"""
+    json: str = ""
+    """a file to which one JSON line per measurement is appended"""
     worker: str = ""
     """internal: what one measuring process does, as JSON"""
 
@@ -47,154 +77,290 @@ def load(path):
 
 
 class Loop:
-    """The full loop of a script: `run(steps)` trains on."""
+    """The full loop of a script: `run(units)` trains for about so many seed-updates -> seed-updates done."""
 
-    def __init__(self, script, env_id, seeds, ratio, buffer_size):
+    def __init__(self, script, env_id, seeds, ratio, buffer_size, batch_size, hidden_dim):
         import jax
         import jax.numpy as jnp
 
-        self.args = script.Args(
-            env_id=env_id, num_seeds=seeds, replay_ratio=ratio, buffer_size=buffer_size, learning_starts=256
+        self.script, numbers, self.per_step = load(script), list(range(1, seeds + 1)), ratio * seeds
+        self.args = self.script.Args(
+            env_id=env_id,
+            num_seeds=seeds,
+            replay_ratio=ratio,
+            buffer_size=buffer_size,
+            batch_size=batch_size,
+            hidden_dim=hidden_dim,
+            learning_starts=batch_size,
         )
-        self.script, numbers = script, list(range(1, seeds + 1))
-        handle, obs, self.env_step = script.make_env(env_id, numbers)
-        _, space, _ = script.make_pool(env_id, [1])
-        init = jax.vmap(partial(script.init_state, self.args, *space.shape), in_axes=(None, 0, 0), out_axes=script.AXES)
-        self.state = jax.jit(init)(handle, jnp.array(numbers), obs)
-        self.per_unit = ratio * seeds  # seed-updates per step
-        self.length = max(1, int(1000 / self.per_unit))
-        start = time.perf_counter()
-        self.run(self.length)
-        self.compile_s = time.perf_counter() - start
-        self.run(256 + self.length)  # past the warm-up, whatever the length of a chunk
+        handle, obs, self.env_step = self.script.make_env(env_id, numbers)
+        _, self.space, _ = self.script.make_pool(env_id, [1])
+        init = partial(self.script.init_state, self.args, *self.space.shape)
+        init = jax.jit(jax.vmap(init, in_axes=(None, 0, 0), out_axes=self.script.AXES))
+        self.state = init(handle, jnp.array(numbers), obs)
+        self.length = max(1, int(1000 / self.per_step))
+        self.run(2 * batch_size * self.per_step)  # past the warm-up
 
-    def run(self, steps):
+    def run(self, units):
         import jax
 
-        for _ in range(max(1, round(steps / self.length))):
+        chunks = max(1, round(units / (self.per_step * self.length)))
+        for _ in range(chunks):
             self.state, out = self.script.train_chunk(self.args, self.env_step, self.length, self.state)
         jax.block_until_ready(out)
-        return max(1, round(steps / self.length)) * self.length
+        return chunks * self.length * self.per_step
+
+    def env_us(self):
+        """Microseconds of an environment step alone, all seeds in one."""
+        import jax
+        import jax.numpy as jnp
+
+        action = jnp.zeros((self.args.num_seeds, *self.space.shape))
+        step = jax.vmap(self.env_step, in_axes=(None, 0), out_axes=(None, 0))
+        steps = jax.jit(lambda env: jax.lax.scan(lambda env, _: (step(env, action)[0], None), env, None, 1000)[0])
+        env = jax.block_until_ready(steps(self.state.env))
+        start = time.perf_counter()
+        jax.block_until_ready(steps(env))
+        return 1e3 * (time.perf_counter() - start)
 
 
 class Bare:
-    """The updates alone, in a scan over one batch: `run(updates)`."""
+    """The updates of a loop alone, in a scan over one batch of its replay."""
 
-    per_unit = 1.0
-
-    def __init__(self, loop, seeds):
+    def __init__(self, script, env_id, seeds, ratio, buffer_size, batch_size, hidden_dim):
         import jax
 
-        script, args, self.seeds = loop.script, loop.args, seeds
-        batch = jax.tree.map(lambda ring: ring[:, : args.batch_size].copy(), loop.state.replay)
-        self.learner = jax.tree.map(lambda x: x.copy(), loop.state.learner)
-        keys = jax.random.split(jax.random.key(0), (seeds, 200))
+        loop = Loop(script, env_id, seeds, ratio, buffer_size, batch_size, hidden_dim)
+        batch = jax.tree.map(lambda ring: ring[:, :batch_size].copy(), loop.state.replay)
+        self.learner, self.seeds, self.env_us = loop.state.learner, seeds, loop.env_us
 
         def scan(learner, batch, keys):
-            return jax.lax.scan(lambda learner, key: script.update(args, learner, batch, key), learner, keys)[0]
+            one = lambda learner, key: (loop.script.update(loop.args, learner, batch, key)[0], None)
+            return jax.lax.scan(one, learner, keys)[0]
 
-        self.scan = jax.jit(jax.vmap(scan), donate_argnums=0)
-        self.inputs = (batch, keys)
-        start = time.perf_counter()
-        self.run(1)
-        self.compile_s = time.perf_counter() - start
+        self.scan = jax.jit(jax.vmap(scan))
+        self.inputs = (batch, jax.random.split(jax.random.key(0), (seeds, 200)))
 
-    def run(self, updates):
+    def run(self, units):
         import jax
 
-        rounds = max(1, round(updates / (200 * self.seeds)))
-        for _ in range(rounds):
+        scans = max(1, round(units / (200 * self.seeds)))
+        for _ in range(scans):
             self.learner = self.scan(self.learner, *self.inputs)
         jax.block_until_ready(self.learner)
-        return rounds * 200 * self.seeds
+        return scans * 200 * self.seeds
 
 
-def measure(args, seeds, loops, bare):
-    """Builds the programs and times them in turns -> {name: {ms per seed-update per round, compile_s}}, memory."""
-    script = load(args.script)
-    programs = {
-        f"ratio {ratio:g}, replay {size:,}": Loop(script, args.env_id, seeds, ratio, size) for ratio, size in loops
-    }
-    if bare:
-        programs["updates alone"] = Bare(next(iter(programs.values())), seeds)
-    units = {}
-    for name, program in programs.items():  # how much work takes about `seconds`
+def serve(make):
+    """What a measuring process does: builds its program, then works for as many seconds as each line of stdin says.
+
+    `make()` gives an object with `run(units) -> units done`, about so many, and `env_us()`. SBX's process does the same
+    in benchmark/speed_sbx.py, without this module, whose imports it does not have.
+    """
+    start = time.perf_counter()
+    program = make()
+    built = time.perf_counter() - start
+
+    def rate(units):
         start = time.perf_counter()
-        done = program.run(1)
-        units[name] = max(1, int(args.seconds * done / (time.perf_counter() - start)))
-    times = {name: [] for name in programs}
-    for _ in range(args.rounds):
-        for name, program in programs.items():
-            start = time.perf_counter()
-            done = program.run(units[name])
-            times[name].append(1e3 * (time.perf_counter() - start) / (done * program.per_unit))
-    found = {}
-    for name, program in programs.items():
-        found[name] = {"ms": times[name], "compile_s": program.compile_s, "per_unit": program.per_unit}
-    return found | {"memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        return program.run(units) / (time.perf_counter() - start)
+
+    rate(1)  # compiles
+    now = rate(100)
+    versions = {name: version(name) for name in ("jax", "jaxlib", "envpool", "flax", "optax")}
+    print(json.dumps({"build_s": round(built, 1), "env_us": program.env_us(), "versions": versions}), flush=True)
+    for line in sys.stdin:
+        now = rate(float(line) * now)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"rate": now, "memory_mb": round(memory)}), flush=True)
 
 
-def spawn(args, core=None, **work):
-    """Starts a measuring process, on one core and single-threaded if one is named."""
-    words = [sys.executable, "-m", "benchmark.speed", "--script", args.script, "--env-id", args.env_id]
-    words += ["--rounds", str(args.rounds), "--seconds", str(args.seconds), "--worker", json.dumps(work)]
-    flags = os.environ.get("XLA_FLAGS", "") + (f" {SINGLE}" if core is not None else "")
-    pin = (lambda: os.sched_setaffinity(0, {core})) if core is not None else None
-    return subprocess.Popen(
-        words, stdout=subprocess.PIPE, text=True, env=os.environ | {"XLA_FLAGS": flags}, preexec_fn=pin
-    )
+class Worker:
+    """A measuring process: on one core and with one thread if a core is named."""
+
+    def __init__(self, words, core=None):
+        environment = dict(os.environ)
+        if core is not None:
+            environment |= PINNED | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {PINNED['XLA_FLAGS']}".strip()}
+            words = ["taskset", "--cpu-list", str(core), *words]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+        self.process, self.words = subprocess.Popen(words, env=environment, **pipes), words
+
+    def tell(self, seconds):
+        print(seconds, file=self.process.stdin, flush=True)
+
+    def answer(self):
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        sys.exit(f"error: a measuring process ended with code {self.process.wait()}: {' '.join(self.words)}")
 
 
-def result(process):
-    out = process.communicate()[0]
-    if process.returncode:
-        sys.exit(f"error: a measuring process ended with code {process.returncode}")
-    return json.loads(out.splitlines()[-1])
+def own_worker(args, core=None, **what):
+    work = {"script": args.script, "env_id": args.env_id, "seeds": 1, "buffer_size": 100_000, "bare": False} | what
+    work |= {"batch_size": args.batch_size, "hidden_dim": args.hidden_dim}
+    return Worker([sys.executable, "-m", "benchmark.speed", "--worker", json.dumps(work)], core)
 
 
-def spread(values):
-    return f"{np.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+def sbx_worker(args, ratio, seed=1, core=None):
+    work = {"env_id": args.sbx_env_id, "ratio": ratio, "seed": seed, "buffer_size": 100_000}
+    work |= {"batch_size": args.batch_size, "hidden_dim": args.hidden_dim}
+    words = [args.sbx_python, str(Path(__file__).with_name("speed_sbx.py")), json.dumps(work)]
+    return Worker(words, core)
+
+
+def in_turns(args, programs):
+    """Lets programs, {name: workers that work at once}, take turns -> {name: what was found}.
+
+    Found are `rates`, the seed-updates per second of each turn, all workers together, `processes`, `memory_mb` of all,
+    and of the first worker `build_s` (seconds to compile and warm up), `env_us` and `versions`.
+    """
+    try:
+        found = {name: [worker.answer() for worker in workers] for name, workers in programs.items()}
+        found = {name: own[0] | {"processes": len(own), "rates": []} for name, own in found.items()}
+        for _ in range(args.rounds):
+            for name, workers in programs.items():
+                for worker in workers:
+                    worker.tell(args.seconds)
+                answers = [worker.answer() for worker in workers]
+                found[name]["rates"].append(sum(one["rate"] for one in answers))
+                found[name]["memory_mb"] = sum(one["memory_mb"] for one in answers)
+    finally:
+        for worker in [worker for workers in programs.values() for worker in workers]:
+            worker.process.kill()
+            worker.process.wait()
+    return found
+
+
+def spread(values, digits=2):
+    return f"{np.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def over(one, two):
+    """Ratio of two programs' rates, turn by turn."""
+    return [a / b for a, b in zip(one["rates"], two["rates"], strict=True)]
+
+
+def table(header, rows):
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["| " + " | ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)) + " |" for row in cells]
+    print("\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]]) + "\n", flush=True)
+
+
+def measure_own(args, note):
+    rows = []
+    for seeds in dict.fromkeys((1, args.seeds)):
+        programs = {"updates alone, in a scan": [own_worker(args, seeds=seeds, ratio=1, bare=True)]}
+        for ratio in args.ratios:
+            programs[f"full loop, ratio {ratio}"] = [own_worker(args, seeds=seeds, ratio=ratio)]
+        found = in_turns(args, programs)
+        alone = found["updates alone, in a scan"]
+        for name, own in found.items():
+            note("own", own, program=name, script=args.script, env_id=args.env_id, seeds=seeds)
+            share = "" if own is alone else spread(over(own, alone))
+            ms = spread([1e3 / rate for rate in own["rates"]])
+            rows.append([seeds, name, spread(own["rates"], 0), ms, share, own["build_s"], own["memory_mb"]])
+    table(["seeds", "program", "seed-updates/s", "ms each", "of the updates alone", "build s", "MB"], rows)
+
+
+def measure_buffers(args, note):
+    for ratio in args.ratios[:2]:
+        sizes = {size: [own_worker(args, ratio=ratio, buffer_size=size)] for size in (10_000, 1_000_000)}
+        found = in_turns(args, sizes)
+        for size, own in found.items():
+            what = {"script": args.script, "env_id": args.env_id, "seeds": 1, "replay_ratio": ratio}
+            note("buffers", own, program="full loop", buffer_size=size, **what)
+        share = spread(over(found[1_000_000], found[10_000]))
+        print(f"Speed with a replay of 1,000,000 against 10,000 transitions, ratio {ratio}: {share}", flush=True)
+    print()
+
+
+def measure_pinned(args, note, cores):
+    ratio = args.ratios[:2][-1]
+    pinned = [own_worker(args, ratio=ratio, core=core) for core in cores[:2]]
+    found = in_turns(args, {"all": [own_worker(args, ratio=ratio)], "pinned": pinned})
+    for name, own in found.items():
+        note("pinned", own, program=name, script=args.script, env_id=args.env_id, seeds=1, replay_ratio=ratio)
+    share = spread(over(found["pinned"], found["all"]))
+    rates = [spread(found[name]["rates"], 0) for name in ("pinned", "all")]
+    print(f"{len(pinned)} pinned single-threaded processes, ratio {ratio}: {rates[0]} seed-updates/s together, {share}")
+    print(f"times one process on {len(cores)} cores ({rates[1]})\n", flush=True)
+
+
+def measure_sbx(args, note, cores):
+    print(f"SBX trains {args.sbx_env_id} as Gymnasium makes it, Ratio as EnvPool does: MuJoCo in both.\n")
+    rows, shares = [], []
+    for ratio in args.ratios[:2]:
+        ours = partial(own_worker, args, script="algos/sac.py", env_id=args.sbx_env_id, ratio=ratio)
+        programs = {
+            "Ratio, one run": [ours()],
+            "SBX, one run": [sbx_worker(args, ratio)],
+            f"Ratio, {args.seeds} seeds in one program": [ours(seeds=args.seeds)],
+            "Ratio, a pinned process per core": [ours(core=core) for core in cores[:2]],
+            "SBX, a pinned process per core": [sbx_worker(args, ratio, core, core) for core in cores[:2]],
+        }
+        found = in_turns(args, programs)
+        one, sbx, several, packed, sbx_packed = found.values()
+        for name, own in found.items():
+            seeds = args.seeds if own is several else own["processes"]
+            note("sbx", own, program=name, env_id=args.sbx_env_id, seeds=seeds, replay_ratio=ratio)
+            env = own["env_us"] * own["rates"][-1] / own["processes"] / (ratio * (seeds if own is several else 1)) / 1e6
+            rows.append([ratio, name, spread(own["rates"], 0), f"{100 * env:.0f} %", own["memory_mb"]])
+        shares.append([ratio, "one run", "one run", spread(over(one, sbx))])
+        for name, own in ((f"{args.seeds} seeds in one program", several), ("a pinned process per core", packed)):
+            shares.append([ratio, name, "one after another", spread(over(own, sbx))])
+            shares.append([ratio, name, "a pinned process per core", spread(over(own, sbx_packed))])
+        versions = ", ".join(f"{name} {number}" for name, number in sbx["versions"].items())
+    table(["ratio", "program", "seed-updates/s", "environment's share", "MB"], rows)
+    table(["ratio", "Ratio", "SBX", "times as fast"], shares)
+    print(f"SBX's environment: {versions}\n", flush=True)
 
 
 def main(args: Args):
     if args.worker:
-        print(json.dumps(measure(args, **json.loads(args.worker))))
+        work = json.loads(args.worker)
+        serve(partial(Bare if work.pop("bare") else Loop, **work))
         return
+    unknown = [part for part in args.parts if part not in PARTS]
+    require(args.parts and not unknown, f"--parts takes {', '.join(PARTS)}, not {' '.join(unknown) or 'nothing'}")
+    require(args.rounds > 0 and args.seconds > 0 and args.ratios, "--rounds, --seconds and --ratios must be positive")
+    missing = "sbx" in args.parts and not Path(args.sbx_python).exists()
+    others = " ".join(part for part in args.parts if part != "sbx") or "own"
+    require(not missing, f"no SBX at {args.sbx_python}: `make speed` installs it; without it: --parts {others}")
     cores = sorted(os.sched_getaffinity(0))
-    text = Path("/proc/cpuinfo").read_text()
-    cpu = text.split("model name\t: ")[-1].split("\n")[0]
-    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "envpool", "flax", "optax"))
-    print(f"{args.script} on {args.env_id}: {cpu}, {len(cores)} cores, {platform.system()}, {versions}")
-    print(f"ms per seed-update: median of {args.rounds} timings in turns (least to most)\n")
-    print(f"| seeds | {'program':<28} | {'ms per seed-update':<25} | {'of updates alone':<25} | steps/s | compile s |")
-    print("|---|---|---|---|---|---|")
-    record = {"cpu": cpu, "cores": len(cores), "versions": versions, "env_id": args.env_id, "tables": []}
-    for seeds in (1, 5):
-        found = result(spawn(args, seeds=seeds, loops=[(1, 100_000), (8, 100_000), (32, 100_000)], bare=True))
-        record["tables"].append({"seeds": seeds} | found)
-        memory, bare = found.pop("memory_mb"), found["updates alone"]["ms"]
-        for name, own in found.items():
-            share = [a / b for a, b in zip(bare, own["ms"], strict=True)]
-            steps = "" if name == "updates alone" else f"{1e3 * seeds / (np.median(own['ms']) * own['per_unit']):.0f}"
-            cells = [f"{seeds:>5}", f"{name:<28}", f"{spread(own['ms']):<25}", f"{spread(share):<25}", f"{steps:>7}"]
-            print("|", " | ".join([*cells, f"{own['compile_s']:>9.1f}"]), "|")
-        print(f"| {seeds:>5} | peak memory of the four       | {memory:.0f} MB | | | |")
-    print()
-    for ratio in (1, 8):
-        found = result(spawn(args, seeds=1, loops=[(ratio, 10_000), (ratio, 1_000_000)], bare=False))
-        record["tables"].append({"seeds": 1} | found)
-        found.pop("memory_mb")
-        small, large = (own["ms"] for own in found.values())
-        share = [a / b for a, b in zip(small, large, strict=True)]
-        print(f"steps per second with a replay of 1,000,000 against 10,000, ratio {ratio}: {spread(share)}")
-    if len(cores) > 1:
-        work = {"seeds": 1, "loops": [(8, 100_000)], "bare": False}
-        both = [result(process) for process in [spawn(args, core, **work) for core in cores[:2]]]
-        record["tables"].append({"pinned": both})
-        times = [next(own["ms"] for name, own in found.items() if name != "memory_mb") for found in both]
-        print(f"two pinned single-threaded processes, ratio 8: {spread(times[0])} and {spread(times[1])} ms each,")
-        print(f"so {1 / sum(1 / np.median(own) for own in times):.3f} ms per seed-update across the two")
-    print("\n" + json.dumps(record))
+    cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ")[-1].split("\n")[0]
+    git = "git describe --always --dirty --abbrev=40 --exclude=*".split()
+    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
+    machine = {"date": datetime.date.today().isoformat(), "commit": commit, "cpu": cpu, "cores": len(cores)}
+    machine |= {"system": platform.system(), "python": platform.python_version()}
+    machine |= {"batch_size": args.batch_size, "hidden_dim": args.hidden_dim}
+    lines = []
+
+    def note(part, own, **what):
+        rates = [round(rate, 3) for rate in own["rates"]]
+        own = {name: value for name, value in own.items() if name != "rates"}
+        lines.append(json.dumps({"part": part} | what | {"seed_updates_per_s": rates} | own | machine))
+
+    print(
+        f"{cpu}, {len(cores)} cores, commit {commit[:7]}, {machine['date']}. Batch {args.batch_size}, two hidden layers"
+    )
+    print(
+        f"of {args.hidden_dim}; median of {args.rounds} turns of {args.seconds:g} s each (least to most).\n", flush=True
+    )
+    if "own" in args.parts:
+        print(f"{args.script} on {args.env_id}:\n", flush=True)
+        measure_own(args, note)
+    if "buffers" in args.parts:
+        measure_buffers(args, note)
+    if "pinned" in args.parts:
+        measure_pinned(args, note, cores)
+    if "sbx" in args.parts:
+        measure_sbx(args, note, cores)
+    print("\n".join(lines))
+    if args.json:
+        with open(args.json, "a") as file:
+            file.writelines(f"{line}\n" for line in lines)
 
 
 if __name__ == "__main__":

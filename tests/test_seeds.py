@@ -45,6 +45,19 @@ def test_same_command_twice(tmp_path):
     assert not [value for own in rows for _, _, value in own if value in ("nan", "inf", "-inf")]
 
 
+def test_sr_sac_is_sac_until_its_first_reset(sac, sr_sac):
+    """The same weights, actions and replay to the bit; the child draws the reset's key beside the parent's keys."""
+    found = []
+    for script, options in ((sac, {}), (sr_sac, {"reset_interval": 180})):  # due after step 120
+        args, env_step, state = begin(script, [1], **options)
+        state, actions = advance(script, args, env_step, state, 120)
+        found.append((actions, leaves(state.learner), leaves(state.replay)))
+    (one, mine, replay), (two, its, other) = found
+    assert np.array_equal(one, two)
+    assert [name for name in mine if not np.array_equal(mine[name], its[name])] == []
+    assert [name for name in replay if not np.array_equal(replay[name], other[name])] == []
+
+
 def test_seeds_differ(sac):
     """In weights, exploration, first observations, draws from the replay and so in everything after it."""
     args, env_step, state = begin(sac, [1, 2, 3])
