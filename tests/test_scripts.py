@@ -13,7 +13,7 @@ from conftest import ROOT, SCRIPTS, SMALL, flags, load, run
 COMMON = [
     "env_id", "exp_name", "seed", "num_seeds", "total_timesteps", "replay_ratio", "learning_starts", "buffer_size",
     "batch_size", "gamma", "tau", "learning_rate", "log_interval", "eval_interval", "eval_episodes",
-    "checkpoint_interval", "runs_dir", "overwrite", "evaluate",
+    "checkpoint_interval", "runs_dir", "overwrite", "evaluate", "capture_video",
 ]  # fmt: skip
 
 
