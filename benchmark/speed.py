@@ -99,7 +99,7 @@ class Loop:
         init = jax.jit(jax.vmap(init, in_axes=(None, 0, 0), out_axes=self.script.AXES))
         self.state = init(handle, jnp.array(numbers), obs)
         self.length = max(1, int(1000 / self.per_step))
-        self.run(2 * batch_size * self.per_step)  # past the warm-up
+        self.run((batch_size + self.length) * self.per_step)  # past the warm-up, whatever the length of a chunk
 
     def run(self, units):
         import jax

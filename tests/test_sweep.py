@@ -137,13 +137,13 @@ def test_killed_three_times_ends_as_if_never_disturbed(tmp_path):
 def test_failures_are_retried_once_named_and_harm_nobody(tmp_path):
     """A wrong flag (SAC knows no resets), a crash, a hang, and a job that is well."""
     _, err = run(
-        "bad", tmp_path / "runs", *GRID, "--seeds", "1", "--timeout", "25", "--", "--reset-interval", "40", expect=1
+        "bad", tmp_path / "runs", *GRID, "--seeds", "1", "--timeout", "40", "--", "--reset-interval", "40", expect=1
     )
     text = logs(tmp_path / "runs")
     state = {path.parent.name: path for path in (tmp_path / "runs").glob("*/done")}
     assert [*state] == ["worlds:Count-v0__sr_sac__rr0.5__1"]
     assert curves(tmp_path / "runs", "bad").count(b"worlds:Count-v0") == 4
-    why = {"Crash": "exit code 1", "Stuck": "no sign of life for 25 s"}
+    why = {"Crash": "exit code 1", "Stuck": "no sign of life for 40 s"}
     for name, log in text.items():
         if name in state:
             continue
