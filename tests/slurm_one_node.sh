@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A sweep on a real Slurm of one node: root on Debian, with `apt install slurm-wlm munge`; about half an hour.
+# A sweep on a real Slurm of one node: root on Debian, with `apt install slurm-wlm munge`; about a quarter of an hour.
 #
 #     bash tests/slurm_one_node.sh
 #
@@ -49,7 +49,7 @@ for _ in $(seq 60); do sinfo --noheader --format=%t | grep -q '^idle' && break; 
 sinfo
 
 small=("$python" tests/small_sweep.py --suite one --algos sac sr_sac --replay-ratios 4 --seeds 2)
-flags=(-- --total-timesteps 20000 --buffer-size 20000 --checkpoint-interval 5000 --eval-interval 5000)
+flags=(-- --total-timesteps 60000 --buffer-size 60000 --checkpoint-interval 5000 --eval-interval 5000)
 slurm=(--backend slurm --minutes-per-job 3 --runs-dir "$dir/slurm/runs" --results-dir "$dir/slurm/results")
 
 "${small[@]}" "${slurm[@]}" "${flags[@]}" > "$dir/first.log" 2>&1 &
