@@ -90,7 +90,8 @@ def run_slurm(jobs, args, signals, display):
     executor.update_parameters(**options)
     book = folder / "jobs.json"  # of jobs that an earlier start of this sweep submitted
     known = read_json(book) or {}
-    queue = (slurm_queue() or set()) if on_slurm else set()
+    queue = slurm_queue() if on_slurm else set()
+    require(queue is not None, "squeue does not answer, so jobs might be submitted twice; try again when Slurm is well")
     ids = {job: known[job.name] for job in jobs if known.get(job.name) in queue}
     new = [job for job in jobs if job not in ids]
     display.say(f"{len(ids)} jobs are in the queue already, {len(new)} are submitted now")
@@ -124,9 +125,8 @@ def run_ray(jobs, args, signals, display):
     ray.init(address=args.ray_address or None, log_to_driver=False, logging_level="error", **here)
     gpu = 1 if args.device == "gpu" else 0
 
-    @ray.remote(
-        num_cpus=args.cpus_per_job or 1, num_gpus=gpu, max_retries=10
-    )  # of a worker that died, not of a failure
+    # Retried is the death of a worker or its node; a script that fails has its second attempt in the task.
+    @ray.remote(num_cpus=args.cpus_per_job or 1, num_gpus=gpu, max_retries=10)
     def work(task):
         return task()
 

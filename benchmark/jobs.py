@@ -190,7 +190,6 @@ class Running:
     def __init__(self, job, lock, cores=(), environment=(), timeout=0.0):
         self.job, self.lock, self.timeout, self.told, self.why = job, lock, timeout, None, ""
         self.begin = time.time()
-        self.cost_before = cost_done(job)
         with open(ROOT / job.log, "a") as log:
             log.write(f"\n== {time.strftime('%Y-%m-%d %H:%M:%S')} {os.uname().nodename}: {job.command}\n")
             log.flush()
@@ -224,12 +223,12 @@ class Running:
                 continue
         return max(times)
 
-    def stop(self, why="", number=signal.SIGTERM):
+    def stop(self, why=""):
         """Tells the script to save and end. A second signal would end it unsaved, so it is told once."""
         self.why = self.why or why
         if self.told is None:
             self.told = time.time()
-            self.process.send_signal(number)
+            self.process.terminate()
 
     def kill(self):
         self.process.kill()

@@ -335,7 +335,10 @@ def main():
     words, extra = sys.argv[1:], []
     if "--" in words:
         words, extra = words[: words.index("--")], words[words.index("--") + 1 :]
-    sys.exit(run(tyro.cli(Args, args=words), extra))
+    try:
+        sys.exit(run(tyro.cli(Args, args=words), extra))
+    except OSError as error:  # a full disk, say; the jobs are told to save as this process ends
+        require(False, f"{error}; what is done is kept, and the same command goes on from there")
 
 
 if __name__ == "__main__":
