@@ -58,11 +58,11 @@ SUITES = {
         (400_000, 500_000),
     ),
     "dmc_cpu": Suite(
-        "three DMC15 tasks, a tenth of the paper's steps and of its updates between resets: replay ratios on a laptop",
+        "three DMC15 tasks, 30k steps, a twentieth of the paper's updates between resets: replay ratios on a laptop",
         dict.fromkeys(("CheetahRun-v1", "ReacherHard-v1", "WalkerRun-v1"), DMC),
-        {"total-timesteps": 50_000},
-        (10_000, 50_000),
-        {"sr_sac": {"reset-interval": 256_000}},
+        {"total-timesteps": 30_000},
+        (10_000, 30_000),
+        {"sr_sac": {"reset-interval": 128_000}},
     ),
     "dmc3_50k": Suite(
         "the first 50k steps of three tasks with the paper's settings, to lie beside the published curves",

@@ -224,19 +224,19 @@ def test_results_are_those_of_the_tables(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     rows, runs = ["suite,algo,replay_ratio,env,seed,step,metric,value"], {}
     for seed, value in ((1, 100), (2, 130), (3, 70)):
-        for step, more in ((5_000, 900), (10_000, -10), (50_000, 10)):
+        for step, more in ((5_000, 900), (10_000, -10), (30_000, 10)):
             rows.append(f"dmc_cpu,sr_sac,16,WalkerRun-v1,{seed},{step},eval/episodic_return,{value + more}")
         layout = {"device": "cpu", "cpu": "A CPU", "threads": 1, "jax": "1", "envpool": "2"}
         start = {"command": "algos/sr_sac.py --seed 1", "commit": "0123456789", "layout": layout, "from_step": 0}
-        args = {"reset_interval": 256_000, "replay_ratio": 16.0}
+        args = {"reset_interval": 128_000, "replay_ratio": 16.0}
         runs[f"WalkerRun-v1__sr_sac__rr16__{seed}"] = {
             "args": args,
-            "starts": [start | {"to_step": 50_000, "wall_s": 60 * seed}],
+            "starts": [start | {"to_step": 30_000, "wall_s": 60 * seed}],
         }
     (folder / "curves.csv").write_text("\n".join(rows) + "\n")
     (folder / "run.json").write_text(hooks.json.dumps(runs))
     shown = hooks.expect_table("sr_sac")
-    assert "| WalkerRun-v1 | 16 | 3 | 100 ± 75 | 1 to 3 | 3 |" in shown  # 4.303 * 30 / sqrt(3); resets at 16k, 32k, 48k
+    assert "| WalkerRun-v1 | 16 | 3 | 100 ± 75 | 1 to 3 | 3 |" in shown  # 4.303 * 30 / sqrt(3); resets at 8k, 16k, 24k
     assert "Commit 0123456; A CPU, 1 thread a run; jax 1, EnvPool 2." in shown
     assert hooks.expect_table("sac") == "No suite's runs of this script are committed yet."
     assert "## Raw data" in hooks.generated()["results/dmc_cpu/index.md"]

@@ -5,6 +5,7 @@ algo, replay_ratio, task, seed, step, return), the published IQMs and benchmark/
 """
 
 import csv
+import dataclasses
 import gzip
 import json
 import math
@@ -25,6 +26,13 @@ RAW = os.environ.get("RATIO_REFERENCE")
 needs_raw = pytest.mark.skipif(not RAW, reason="RATIO_REFERENCE names no file of published raw curves")
 TASKS = [*SUITES["dmc_cpu"].scores]
 NAN = math.nan
+LONGER = {"flags": {"total-timesteps": 50_000}, "statistic": (10_000, 50_000)}  # for curves() whatever the suite says
+LONGER |= {"algo_flags": {"sr_sac": {"reset-interval": 256_000}}}
+
+
+@pytest.fixture
+def longer(monkeypatch):
+    monkeypatch.setitem(SUITES, "dmc_cpu", dataclasses.replace(SUITES["dmc_cpu"], **LONGER))
 
 
 # Statistics
@@ -237,6 +245,7 @@ def full_grid(ratios=(1.0, 16.0), seeds=(1, 2, 3, 4)):
     }
 
 
+@pytest.mark.usefixtures("longer")
 def test_a_whole_grid(tmp_path):
     folder = write_results(tmp_path, full_grid())
     tables, page, docs = make(tmp_path)
@@ -269,6 +278,7 @@ def test_a_whole_grid(tmp_path):
     assert other["scores"] == tables["scores"] and other["aggregates"] != tables["aggregates"]
 
 
+@pytest.mark.usefixtures("longer")
 def test_hollow_points(tmp_path):
     write_results(tmp_path, full_grid())
     args = report.Args(suite="dmc_cpu", results_dir=str(tmp_path / "results"), bootstrap_reps=100)
@@ -277,6 +287,7 @@ def test_hollow_points(tmp_path):
     assert results.schedules["sr_sac", 16.0] == (16_000, 32_000, 48_000)
 
 
+@pytest.mark.usefixtures("longer")
 def test_what_is_missing(tmp_path):
     runs = full_grid()
     broken, short = ("sac", 1.0, TASKS[2], 2), ("sr_sac", 16.0, TASKS[1], 4)
@@ -300,6 +311,7 @@ def test_what_is_missing(tmp_path):
     assert "nan" not in (tmp_path / "results/dmc_cpu/aggregates.csv").read_text()
 
 
+@pytest.mark.usefixtures("longer")
 def test_missing_tasks(tmp_path):
     write_results(tmp_path, {key: own for key, own in full_grid().items() if key[2] != TASKS[1]})
     tables, page, _ = make(tmp_path)
@@ -308,6 +320,7 @@ def test_missing_tasks(tmp_path):
     assert {row["tasks"] for row in tables["aggregates"]} == {"2"}
 
 
+@pytest.mark.usefixtures("longer")
 def test_one_seed(tmp_path):
     write_results(tmp_path, full_grid(seeds=(1,)))
     tables, page, docs = make(tmp_path)
@@ -317,6 +330,7 @@ def test_one_seed(tmp_path):
     assert report.count({1}) == "1 seed, no interval"
 
 
+@pytest.mark.usefixtures("longer")
 def test_nothing_finished(tmp_path):
     write_results(tmp_path, {("sac", 1.0, TASKS[0], 1): curve(100, end=20_000)})
     tables, page, docs = make(tmp_path)
@@ -325,6 +339,7 @@ def test_nothing_finished(tmp_path):
     assert [path.name for path in docs.glob("*.png")] == ["curves_rr1.png"]
 
 
+@pytest.mark.usefixtures("longer")
 def test_runs_that_differ(tmp_path):
     folder = write_results(tmp_path, full_grid(ratios=(1.0,)))
     record = json.loads((folder / "run.json").read_text())
@@ -334,6 +349,7 @@ def test_runs_that_differ(tmp_path):
     assert "SR-SAC, ratio 1: its runs differ in batch_size." in make(tmp_path)[1]
 
 
+@pytest.mark.usefixtures("longer")
 def test_comparison_with_raw_curves(tmp_path):
     levels = {report.dm_control_name(env): [300 + 100 * k, 320 + 100 * k, 340 + 100 * k] for k, env in enumerate(TASKS)}
     path = write_reference(tmp_path / "raw.csv.gz", "sr_sac", 8, levels)
@@ -361,6 +377,7 @@ def test_comparison_with_raw_curves(tmp_path):
     assert report.complete(reference["sr_sac", 8.0][TASKS[0]], (10_000, 50_000))[1].keys() == {0, 1, 2}
 
 
+@pytest.mark.usefixtures("longer")
 def test_comparison_with_published_tables(tmp_path):
     """Without raw curves the published tables serve; a table of an earlier comparison does not outlive its curves."""
     found = report.published_summaries(report.read_published(), SUITES["dmc_cpu"])["sr_sac", 16.0]
@@ -491,7 +508,7 @@ def test_iqms_of_published_curves():
 
 
 @needs_raw
-@pytest.mark.parametrize("name", ["dmc15", "dmc3_50k", "dmc2_100k"])
+@pytest.mark.parametrize("name", ["dmc15", "dmc_cpu", "dmc3_50k", "dmc2_100k"])
 def test_published_windows_are_the_raw_curves(name):
     suite = SUITES[name]
     raw = report.read_reference(RAW, ("sr_sac", "sac"), suite.scores, suite.statistic[1])
@@ -499,6 +516,7 @@ def test_published_windows_are_the_raw_curves(name):
 
 
 @needs_raw
+@pytest.mark.usefixtures("longer")
 def test_raw_curves_and_tables_compare_alike(tmp_path):
     write_results(tmp_path, full_grid())
     for options in ({}, {"reference": RAW}):

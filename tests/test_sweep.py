@@ -60,7 +60,7 @@ def test_a_job_is_a_command_that_a_user_could_type():
     job = next(job for job in found if job.name == "WalkerRun-v1__sr_sac__rr0.25__1-3")
     assert job.command == (
         "python algos/sr_sac.py --env-id WalkerRun-v1 --replay-ratio 0.25 --seed 1 --num-seeds 3"
-        " --total-timesteps 50000 --reset-interval 256000 --hidden-dim 64 --capture-video --runs-dir runs/x"
+        " --total-timesteps 30000 --reset-interval 128000 --hidden-dim 64 --capture-video --runs-dir runs/x"
     )
     assert job.folders == tuple(str(ROOT / f"runs/x/WalkerRun-v1__sr_sac__rr0.25__{seed}") for seed in (1, 2, 3))
     assert [job.name for job in found[-1:]] == ["WalkerRun-v1__sr_sac__rr0.25__4"]  # last seeds last, alone
