@@ -135,7 +135,7 @@ def steps_done(job):
     steps = []
     for folder in job.folders:
         done = read_json(Path(folder, "done"))
-        whole = done is not None and done["step"] >= job.steps
+        whole = isinstance(done, dict) and done.get("step", 0) >= job.steps
         steps.append(job.steps if whole else min(last_values(folder)[0], job.steps - 1))
     return steps
 

@@ -5,6 +5,8 @@ The unit is the seed-update: one gradient update (actor, critic, temperature) of
 own       the full loop of a script (environment, replay, resets' branch and updates in one program) against its updates
           alone in a scan, for several ratios, with one seed and with five
 buffers   the same loop with a replay of 10,000 and of 1,000,000 transitions
+bound     the updates on one core with one thread against plain matrix products of as many floating-point operations:
+          what a faster program for the same products could win at most
 pinned    one process per core, each pinned and with one thread, against one process on all cores
 sbx       SAC against SBX (Stable Baselines Jax) on a MuJoCo task of Gymnasium that EnvPool has too, at the same ratio,
           batch size and widths: one run, and several seeds, which SBX can only train one after another or in processes
@@ -32,7 +34,7 @@ import tyro
 
 from benchmark.jobs import require
 
-PARTS = ("own", "buffers", "pinned", "sbx")
+PARTS = ("own", "buffers", "bound", "pinned", "sbx")
 PINNED = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} | dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"
 )
@@ -49,7 +51,7 @@ class Args:
     sbx_python: str = ".venv/sbx/bin/python"
     """the Python that has SBX, from requirements-sbx.txt; `make speed` installs it"""
     parts: tuple[str, ...] = PARTS
-    """what to measure, of own, buffers, pinned and sbx"""
+    """what to measure, of own, buffers, bound, pinned and sbx"""
     ratios: tuple[int, ...] = (1, 8, 32)
     """replay ratios of own; the other parts take the first two"""
     seeds: int = 5
@@ -151,6 +153,34 @@ class Bare:
         return scans * 200 * self.seeds
 
 
+class Products:
+    """As many products (batch, hidden) @ (hidden, hidden) as have the operations that XLA counts in an update."""
+
+    def __init__(self, script, env_id, seeds, ratio, buffer_size, batch_size, hidden_dim):
+        import jax
+
+        loop = Loop(script, env_id, 1, ratio, buffer_size, batch_size, hidden_dim)
+        batch, learner = jax.tree.map(lambda x: x[0, :batch_size], loop.state.replay), loop.state.learner
+        one = (jax.tree.map(lambda x: x[0], learner), batch, jax.random.key(0))
+        flop = jax.jit(partial(loop.script.update, loop.args)).lower(*one).cost_analysis()["flops"]
+        self.env_us, self.gflop, self.each = loop.env_us, flop / 1e9, flop / (2 * batch_size * hidden_dim**2)
+        weights = np.linalg.qr(np.random.default_rng(0).normal(size=(hidden_dim, hidden_dim)))[0]  # keeps norms
+        self.x, self.weights = jax.numpy.ones((batch_size, hidden_dim)), jax.numpy.array(weights, "float32")
+        self.scan = jax.jit(lambda x, w: jax.lax.scan(lambda x, _: (x @ w, None), x, None, 1000)[0])
+
+    def run(self, units):
+        import jax
+
+        scans = max(1, round(units * self.each / 1000))
+        for _ in range(scans):
+            self.x = self.scan(self.x, self.weights)
+        jax.block_until_ready(self.x)
+        return scans * 1000 / self.each
+
+
+PROGRAMS = {"loop": Loop, "updates": Bare, "products": Products}
+
+
 def serve(make):
     """What a measuring process does: builds its program, then works for as many seconds as each line of stdin says.
 
@@ -168,7 +198,8 @@ def serve(make):
     rate(1)  # compiles
     now = rate(100)
     versions = {name: version(name) for name in ("jax", "jaxlib", "envpool", "flax", "optax")}
-    print(json.dumps({"build_s": round(built, 1), "env_us": program.env_us(), "versions": versions}), flush=True)
+    about = {"build_s": round(built, 1), "env_us": program.env_us(), "versions": versions}
+    print(json.dumps(about | {"gflop": getattr(program, "gflop", None)}), flush=True)
     for line in sys.stdin:
         now = rate(float(line) * now)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -197,7 +228,7 @@ class Worker:
 
 
 def own_worker(args, core=None, **what):
-    work = {"script": args.script, "env_id": args.env_id, "seeds": 1, "buffer_size": 100_000, "bare": False} | what
+    work = {"script": args.script, "env_id": args.env_id, "seeds": 1, "buffer_size": 100_000, "program": "loop"} | what
     work |= {"batch_size": args.batch_size, "hidden_dim": args.hidden_dim}
     return Worker([sys.executable, "-m", "benchmark.speed", "--worker", json.dumps(work)], core)
 
@@ -251,7 +282,7 @@ def table(header, rows):
 def measure_own(args, note):
     rows = []
     for seeds in dict.fromkeys((1, args.seeds)):
-        programs = {"updates alone, in a scan": [own_worker(args, seeds=seeds, ratio=1, bare=True)]}
+        programs = {"updates alone, in a scan": [own_worker(args, seeds=seeds, ratio=1, program="updates")]}
         for ratio in args.ratios:
             programs[f"full loop, ratio {ratio}"] = [own_worker(args, seeds=seeds, ratio=ratio)]
         found = in_turns(args, programs)
@@ -274,6 +305,20 @@ def measure_buffers(args, note):
         share = spread(over(found[1_000_000], found[10_000]))
         print(f"Speed with a replay of 1,000,000 against 10,000 transitions, ratio {ratio}: {share}", flush=True)
     print()
+
+
+def measure_bound(args, note, cores):
+    names = {"updates alone, in a scan": "updates", "products of as many operations": "products"}
+    workers = {name: [own_worker(args, cores[0], ratio=1, program=kind)] for name, kind in names.items()}
+    found = in_turns(args, workers)
+    for name, own in found.items():
+        note("bound", own, program=name, script=args.script, env_id=args.env_id, seeds=1)
+    updates, products = found.values()
+    rates = [spread(own["rates"], 0) for own in found.values()]
+    gflops = spread([rate * products["gflop"] for rate in products["rates"]], 0)
+    print(f"One core, one thread: {rates[0]} updates/s, {products['gflop']:.3f} GFLOP each by XLA's count. Plain")
+    print(f"products of as many operations: {rates[1]}/s ({gflops} GFLOP/s), {spread(over(products, updates))} times")
+    print("as fast: no program for the same products can win more.\n", flush=True)
 
 
 def measure_pinned(args, note, cores):
@@ -320,7 +365,7 @@ def measure_sbx(args, note, cores):
 def main(args: Args):
     if args.worker:
         work = json.loads(args.worker)
-        serve(partial(Bare if work.pop("bare") else Loop, **work))
+        serve(partial(PROGRAMS[work.pop("program")], **work))
         return
     unknown = [part for part in args.parts if part not in PARTS]
     require(args.parts and not unknown, f"--parts takes {', '.join(PARTS)}, not {' '.join(unknown) or 'nothing'}")
@@ -353,6 +398,8 @@ def main(args: Args):
         measure_own(args, note)
     if "buffers" in args.parts:
         measure_buffers(args, note)
+    if "bound" in args.parts:
+        measure_bound(args, note, cores)
     if "pinned" in args.parts:
         measure_pinned(args, note, cores)
     if "sbx" in args.parts:

@@ -30,15 +30,17 @@ def run(*words, expect=0):
 
 def test_end_to_end(tmp_path):
     """The loop, its updates alone, and pinned processes: a table, and one JSON line per measurement."""
-    out, _ = run("--parts", "own", "pinned", *TINY.split(), "--json", str(tmp_path / "speed.jsonl"))
+    out, _ = run("--parts", "own", "bound", "pinned", *TINY.split(), "--json", str(tmp_path / "speed.jsonl"))
     assert "| full loop, ratio 2 " in out and "pinned single-threaded" in out
     lines = [line for line in out.splitlines() if line.startswith("{")]
     assert (tmp_path / "speed.jsonl").read_text().splitlines() == lines
     rows = [json.loads(line) for line in lines]
-    names = ["updates alone, in a scan", "full loop, ratio 2", "all", "pinned"]
-    assert [(row["part"], row["program"]) for row in rows] == list(
-        zip(["own"] * 2 + ["pinned"] * 2, names, strict=True)
-    )
+    alone, products = "updates alone, in a scan", "products of as many operations"
+    names = [alone, "full loop, ratio 2", alone, products, "all", "pinned"]
+    assert [row["program"] for row in rows] == names
+    assert [row["part"] for row in rows] == ["own"] * 2 + ["bound"] * 2 + ["pinned"] * 2
+    # An update with networks of 2 + 2 layers of width 4 has some thousand operations more than its inputs.
+    assert 1e-6 < rows[3]["gflop"] < 1e-3 and rows[2]["gflop"] is None
     for row in rows:
         assert len(row["seed_updates_per_s"]) == 2 and min(row["seed_updates_per_s"]) > 0
         assert row["env_us"] > 0 and row["memory_mb"] > 0 and row["env_id"] == "CartpoleSwingup-v1"
@@ -53,7 +55,7 @@ def test_end_to_end(tmp_path):
             ["--sbx-python", "/nowhere/python"],
             "no SBX at /nowhere/python: `make speed` installs it; without it: --parts",
         ),
-        (["--parts", "own", "gpu"], "--parts takes own, buffers, pinned, sbx, not gpu"),
+        (["--parts", "own", "gpu"], "--parts takes own, buffers, bound, pinned, sbx, not gpu"),
         (["--parts", "own", "--rounds", "0"], "must be positive"),
     ],
 )
