@@ -404,10 +404,10 @@ def main(args: Args):
         measure_pinned(args, note, cores)
     if "sbx" in args.parts:
         measure_sbx(args, note, cores)
-    print("\n".join(lines))
     if args.json:
         with open(args.json, "a") as file:
             file.writelines(f"{line}\n" for line in lines)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":
