@@ -1,13 +1,13 @@
 """SR-SAC: SAC at a high replay ratio, kept able to learn by resets of all it has learnt; only the replay survives them.
 
 Paper:  D'Oro et al. 2023, "Sample-Efficient Reinforcement Learning by Breaking the Replay Ratio Barrier" (ICLR 2023).
-Parent: sac.py; differs: Args, resets_by, train_step, counters
+Parent: sac.py; differs: Args, resets_by, train_step, metrics
 Run:    python algos/sr_sac.py --env-id CheetahRun-v1 --replay-ratio 32 --num-seeds 5  (again: on, to the same bits)
 Expect: at ratio 8, 194 +- 56 at step 50,000 (5 seeds; 20 minutes each on one core of an AMD EPYC).
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only what steps a pool or keeps folders knows of several seeds.
 """
 
-import ctypes, dataclasses, difflib, fcntl, fractions, json, os, shlex, shutil, signal, subprocess, sys, time
+import ctypes, dataclasses, difflib, fcntl, fractions, json, mmap, os, shlex, shutil, signal, subprocess, sys, time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -327,7 +327,7 @@ def train_step(args, env_step, state, _):
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_chunk(args, env_step, length, state):
-    """`length` steps of all seeds -> state, (actions (num_seeds, length, action_dim), finite (num_seeds, length))."""
+    """`length` steps of all seeds -> state, what `train_step` gives out of each, leaves (num_seeds, length, ...)."""
     chunk = lambda state: jax.lax.scan(partial(train_step, args, env_step), state, None, length)
     return jax.vmap(chunk, in_axes=(AXES,), out_axes=(AXES, 0))(state)
 
@@ -343,20 +343,17 @@ def init_state(args, action_dim, env, seed, obs):
     return State(count, env, key, learner, rows(args.buffer_size), count, obs, count > 0, zero, count, totals)
 
 
-def counters(args, step):  # what follows from the step alone: logged, never stored
-    updates = max(0, updates_by(args, step) - updates_by(args, args.learning_starts - 1))
-    return {"charts/updates": updates, "charts/resets": resets_by(args, step - 1)}
-
-
 def metrics(args, state):
     """What is logged, a dict per seed: tag -> mean since the last log. What does not exist yet is absent."""
     now = {f"losses/{x}_norm": jax.vmap(optax.tree.norm)(getattr(state.learner, x)) for x in ("actor", "critic")}
     totals, now = jax.device_get((state.totals, now | {"charts/stored_transitions": state.stored}))
+    updates = max(0, updates_by(args, int(state.step)) - updates_by(args, args.learning_starts - 1))
+    known = {"charts/updates": updates, "charts/resets": resets_by(args, int(state.step) - 1)}
     counts = {"charts": totals.pop("episodes"), "losses": totals.pop("updates")}
     for i in range(len(counts["charts"])):
         means = {tag: (x[i], counts[tag.split("/")[0]][i]) for tag, x in totals.items()}
         means = {tag: x / count for tag, (x, count) in means.items() if count}
-        yield means | {tag: x[i] for tag, x in now.items()} | counters(args, int(state.step))
+        yield means | {tag: x[i] for tag, x in now.items()} | known
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -424,13 +421,11 @@ def checkpoints(folder):  # step -> path, newest first
     return {int(path.stem.split("_")[1]): path for path in sorted(folder.glob("checkpoint_*.npz"), reverse=True)}
 
 
-def start(folder, step, seeds, action_dim):
+def start(folder, step, seeds):
     """Takes a run's files back to its checkpoint: what a killed run wrote after it goes -> run.json, event writer."""
     stale = [path for newer, path in checkpoints(folder).items() if newer > step]
     for path in [*stale, *folder.rglob("*.tmp"), *folder.glob("events.out*"), *folder.glob("done")]:
         path.unlink()
-    with open(folder / "actions.f32", "ab") as file:
-        file.truncate(4 * step * action_dim)
     csv, writer = folder / "metrics.csv", Writer(str(folder))
     lines = csv.read_text().splitlines(keepends=True)[1:] if step else []
     lines = [line for line in lines if line.endswith("\n") and int(line.split(",")[0]) <= step]
@@ -439,7 +434,7 @@ def start(folder, step, seeds, action_dim):
         writer.add_scalar(tag, float(value), int(at))
     git = [shutil.which("git") or "true", *"describe --always --dirty --abbrev=40 --exclude=*".split()]
     commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
-    versions = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "envpool", "gymnasium", "numpy")}
+    versions = {x: version(x) for x in "jax jaxlib flax optax envpool gymnasium gymnax numpy".split()}
     cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ")[-1].split("\n")[0]
     threads = 1 if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "") else len(os.sched_getaffinity(0))
     layout = {"seeds": seeds, "device": jax.devices()[0].device_kind, "cpu": cpu, "threads": threads} | versions
@@ -449,17 +444,22 @@ def start(folder, step, seeds, action_dim):
     return [*starts, {"command": shlex.join(sys.argv), "commit": commit, "layout": layout, "from_step": step}], writer
 
 
+def named(state):  # its arrays by name, keys as numbers: what a file can hold
+    data = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    leaves = jax.tree.leaves_with_path(jax.tree.map(data, state))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in leaves}
+
+
 def save(folders, starts, state, wall_s):
     """Writes a checkpoint of every seed, then removes all but the two newest: all seeds always share a whole one."""
-    tree = jax.tree.leaves_with_path(state.replace(env=None, key=jax.random.key_data(state.key)))
-    leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in tree}
+    leaves = named(state)
     for i, folder in enumerate(folders):
         own = {name: x[i] if x.ndim else x for name, x in leaves.items()}
         own |= {name: x[: own["stored"]] for name, x in own.items() if name.startswith("replay/")}
         starts[i][-1] |= {"to_step": int(own["step"]), "wall_s": round(wall_s, 1)}
         write(folder / "run.json", starts[i])
-        for name in ("metrics.csv", "actions.f32"):
-            with open(folder / name, "ab") as file:
+        for path in filter(Path.is_file, folder.iterdir()):
+            with open(path, "ab") as file:
                 os.fsync(file.fileno())
         write(folder / f"checkpoint_{own['step']:010d}.npz", partial(np.savez, **own))
     for old in [path for folder in folders for path in list(checkpoints(folder).values())[2:]]:
@@ -479,14 +479,14 @@ def restore(state, folders):
         new = not any(max(own, default=0) for own in held)
         require(new, f"no whole checkpoint is common to {folders[0]} and the others; finish them apart, or --overwrite")
         return 0, state
-    plain, rows = state.replace(env=None, key=jax.random.key_data(state.key)), []
-    for path, x in jax.tree.leaves_with_path(plain):
+    rows = []
+    for name, x in named(state).items():
         rows.append(np.zeros(x.shape, x.dtype))
         for i, own in enumerate(saved):
-            array = own[jax.tree_util.keystr(path, simple=True, separator="/")]
-            rows[-1][(i, *map(slice, array.shape))[: x.ndim]] = array  # of a ring, only the filled part was saved
-    plain = jax.tree.unflatten(jax.tree.structure(plain), map(jnp.array, rows))
-    return step, plain.replace(env=state.env, key=jax.random.wrap_key_data(plain.key))
+            require(name in own, f"{folders[i]} is of another version of this script; go on with that, or --overwrite")
+            rows[-1][(i, *map(slice, own[name].shape))[: x.ndim]] = own[name]  # of a ring, what it held
+    given = lambda x, row: jnp.array(row) if x.shape == row.shape else jax.random.wrap_key_data(row)
+    return step, jax.tree.map(given, state, jax.tree.unflatten(jax.tree.structure(state), rows))
 
 
 def check(args):  # before anything is written
@@ -500,17 +500,16 @@ def check(args):  # before anything is written
     fits = n * d < 2**31 and args.total_timesteps * n < d * 2**31
     require(fits, f"--replay-ratio {args.replay_ratio} has too many digits, or makes 2^31 updates or more")
     require(args.learning_starts <= args.total_timesteps, "--learning-starts lies after the end, --total-timesteps")
-    fits = args.batch_size <= min(args.buffer_size, args.learning_starts)
-    require(fits, f"--batch-size {args.batch_size} is more than what is stored when learning starts")
+    enough = args.batch_size <= min(args.buffer_size, args.learning_starts)
+    require(enough, f"--batch-size {args.batch_size} is more than what is stored when learning starts")
 
 
 def main(args: Args):
     check(args)
     _, space, obs = make_pool(args.env_id, [args.seed], args.capture_video)
-    memory = {"bytes_limit": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
-    there = (memory | (jax.devices()[0].memory_stats() or {}))["bytes_limit"] / 1e9
     needed = 4e-9 * (2 * obs.size + space.shape[0] + 2) * args.buffer_size * args.num_seeds
-    require(needed < there, f"the replay needs {needed:.1f} GB of {there:.1f}; lower --buffer-size or --num-seeds")
+    room = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", mmap.PAGESIZE * os.sysconf("SC_PHYS_PAGES")) / 1e9
+    require(needed < room, f"the replay needs {needed:.1f} GB of {room:.1f}; lower --buffer-size or --num-seeds")
     runs = {seed: find_run(args, seed) for seed in range(args.seed, args.seed + args.num_seeds)}
     if not args.evaluate:
         try:
@@ -532,23 +531,23 @@ def main(args: Args):
     seeds, folders = list(runs), [folder for folder, _ in runs.values()]
     env, obs, env_step = make_env(args.env_id, seeds)
     init = jax.vmap(partial(init_state, args, *space.shape), in_axes=(None, 0, 0), out_axes=AXES)
-    step, state = restore(jax.jit(init)(env, jnp.array(seeds), obs), folders)
+    step, state = restore(jax.jit(init)(None, jnp.array(seeds), obs), folders)
     if args.evaluate:
         require(step, f"{folders[0]} holds no checkpoint to evaluate")
         for seed, row in zip(seeds, evaluate(args, state.learner.actor, seeds, step, folders), strict=True):
             print(f"seed {seed}, step {step:,}:", *(f"{tag.removeprefix('eval/')} {x:.1f}" for tag, x in row.items()))
         return
-    starts, writers = zip(*[start(folder, step, seeds, *space.shape) for folder in folders], strict=True)
+    starts, writers = zip(*[start(folder, step, seeds) for folder in folders], strict=True)
     print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds}", flush=True)
     if not step:
         save(folders, starts, state, 0.0)  # so that all seeds share one at all times
     else:
-        actions = [np.fromfile(folder / "actions.f32", np.float32).reshape(step, *space.shape) for folder in folders]
+        read = lambda folder: np.resize(np.fromfile(folder / "actions.f32", np.float32), (step, *space.shape))
         step_all = jax.jit(jax.vmap(env_step, in_axes=(None, 0), out_axes=(None, 0)))
-        for action in tqdm(np.stack(actions, 1), "replaying actions", disable=None):  # EnvPool cannot save its state
+        for action in tqdm(np.stack([*map(read, folders)], 1), "replaying", disable=None):  # no pool can be saved
             env, (obs, *_) = step_all(env, action)
-        state = state.replace(env=env)
         require(np.array_equal(obs, state.obs), f"{args.env_id} does not repeat itself (a clock?); see --overwrite")
+    state = state.replace(env=env)
     stop = []  # signals so far: the first ends the chunk under way and saves, a second one ends the program
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: (stop.append(number), signal.signal(number, signal.SIG_DFL)))
@@ -563,10 +562,11 @@ def main(args: Args):
         for late, i in np.argwhere(~np.asarray(finite).T)[:1]:
             where = f"in step {step + late + 1} of seed {seeds[i]} a loss was NaN or infinite"
             require(False, f"{where}; the checkpoint of step {max(checkpoints(folders[i]))} is kept in {folders[i]}")
-        step += length
         for folder, own in zip(folders, np.asarray(actions), strict=True):
             with open(folder / "actions.f32", "ab") as file:
+                file.truncate(4 * step * space.shape[0])  # a killed run may have written beyond its checkpoint
                 file.write(own.tobytes())
+        step += length
         if step % args.log_interval == 0:
             due = args.eval_interval and step % args.eval_interval == 0
             evaluations = evaluate(args, state.learner.actor, seeds, step, folders) if due else [{}] * len(seeds)
@@ -581,7 +581,7 @@ def main(args: Args):
             state, took, since = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals)), 0.0, step
         bar.update(length)
         if stop or step == args.total_timesteps or step % (args.checkpoint_interval or step + 1) == 0:
-            save(folders, starts, state, time.time() - begin)
+            save(folders, starts, state.replace(env=None), time.time() - begin)
     bar.close()
     for seed, folder, writer in zip(seeds, folders, writers, strict=True):
         writer.close()
