@@ -31,6 +31,19 @@ SMALL = {
 }
 
 
+SMALL_GYMNAX = SMALL | {
+    "env_id": "Breakout-MinAtar",
+    "exploration_steps": 100,
+    "target_interval": 40,
+    "eval_steps": 200,
+}
+
+
+def small(script):
+    """Small arguments for a script: on gymnax, or on a pool."""
+    return SMALL_GYMNAX if "import gymnax" in (ROOT / "algos" / f"{script}.py").read_text() else SMALL
+
+
 def load(name):
     """A script as a module, from its file alone."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "algos" / f"{name}.py")
@@ -43,6 +56,11 @@ def load(name):
 @pytest.fixture(scope="session")
 def sac():
     return load("sac")
+
+
+@pytest.fixture(scope="session")
+def dqn():
+    return load("dqn")
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +113,7 @@ def results(runs_dir):
         own |= {
             "checkpoint": newest.name,
             "metrics.csv": table(folder),
-            "actions.f32": (folder / "actions.f32").read_bytes(),
+            **{path.name: path.read_bytes() for path in folder.glob("actions.*")},
         }
         own |= {"args.json": (folder / "args.json").read_bytes(), "done": (folder / "done").read_bytes()}
         found[folder.name] = own

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL, assert_same, command, environment, flags, results, run, table
+from conftest import SMALL, SMALL_GYMNAX, assert_same, command, environment, flags, results, run, table
 
 KILLS = int(os.environ.get("KILLS", 2))
-OPTIONS = {"sac": SMALL, "sr_sac": SMALL | {"reset_interval": 150}}  # resets at steps 100, 200, 300
+OPTIONS = {"sac": SMALL, "sr_sac": SMALL | {"reset_interval": 150}, "dqn": SMALL_GYMNAX}  # resets at 100, 200, 300
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_killed_inside_its_acts(undisturbed, tmp_path):
     assert_same(results(tmp_path), undisturbed("sr_sac")[0])
 
 
-@pytest.mark.parametrize("script", ["sac", "sr_sac"])
+@pytest.mark.parametrize("script", ["sac", "sr_sac", "dqn"])
 def test_killed_at_random_moments(script, undisturbed, tmp_path):
     expected, took = undisturbed(script)
     dice, options = random.Random(script), OPTIONS[script] | {"runs_dir": tmp_path}

@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SCRIPTS, SMALL, flags, load, run
+from conftest import ROOT, SCRIPTS, flags, load, run, small
 
 COMMON = [
     "env_id", "exp_name", "seed", "num_seeds", "total_timesteps", "replay_ratio", "learning_starts", "buffer_size",
-    "batch_size", "gamma", "tau", "learning_rate", "log_interval", "eval_interval", "eval_episodes",
+    "batch_size", "gamma", "learning_rate", "log_interval", "eval_interval", "eval_episodes",
     "checkpoint_interval", "runs_dir", "overwrite", "evaluate", "capture_video",
 ]  # fmt: skip
 
@@ -41,14 +41,14 @@ def test_help(script):
 def test_alone_in_an_empty_folder(script, tmp_path):
     """Copied elsewhere, with only requirements.txt installed (the tests' packages are out of its reach), it runs."""
     shutil.copy(ROOT / "algos" / f"{script}.py", tmp_path / "mine.py")
-    options = SMALL | {"total_timesteps": 60, "eval_interval": 0, "checkpoint_interval": 0, "num_seeds": 1}
+    options = small(script) | {"total_timesteps": 60, "eval_interval": 0, "checkpoint_interval": 0, "num_seeds": 1}
     done = subprocess.run(
         [sys.executable, "mine.py", *flags(**options)], cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HOME": "/tmp"},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "a start prints nothing that a user cannot act on"
-    assert (tmp_path / "runs" / "CartpoleSwingup-v1__mine__rr1.5__1" / "done").exists()
+    assert (tmp_path / "runs" / f"{options['env_id']}__mine__rr1.5__1" / "done").exists()
 
 
 def test_the_suite_cannot_hide_a_missing_requirement():

@@ -1,0 +1,374 @@
+"""DQN on gymnax: its mathematics, what its replay holds, small worlds with known values, MinAtar itself."""
+
+import json
+import re
+import sys
+import types
+from functools import partial
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy_dqn as judge
+import pytest
+from conftest import ROOT, SMALL_GYMNAX, run
+from flax import linen as nn, struct
+from gymnax.environments import environment, spaces
+
+NAMES = {
+    "conv_kernel": ("Encoder_0", "Conv_0", "kernel"),
+    "conv_bias": ("Encoder_0", "Conv_0", "bias"),
+    "hidden_kernel": ("Encoder_0", "Dense_0", "kernel"),
+    "hidden_bias": ("Encoder_0", "Dense_0", "bias"),
+    "out_kernel": ("Dense_0", "kernel"),
+    "out_bias": ("Dense_0", "bias"),
+}
+
+
+def begin(script, seeds, **options):
+    """A fresh State of these seeds -> args, step function, State."""
+    args = script.Args(**SMALL_GYMNAX | {"num_seeds": len(seeds)} | options)
+    script.make_task(args)
+    init = jax.jit(jax.vmap(partial(script.init_state, args), out_axes=script.AXES))
+    return args, partial(script.env_step, args), init(jnp.array(seeds))
+
+
+def advance(script, args, env_step, state, steps):
+    state, finite = script.train_chunk(args, env_step, steps, state)
+    assert finite.all()
+    return state
+
+
+def leaves(tree):
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(tree)}
+
+
+def plain(params):  # the script's parameters -> the judge's, float64
+    found = {}
+    for name, path in NAMES.items():
+        x = params["params"]
+        for key in path:
+            x = x[key]
+        found[name] = np.asarray(x, np.float64)
+    return found
+
+
+# The update
+
+
+def random_batch(script, size, seed=0, shape=(10, 10, 4), actions=6):
+    rng = np.random.default_rng(seed)
+    image = lambda: rng.random((size, *shape)) < 0.2
+    terminated = rng.random(size) < 0.3
+    return script.Transition(
+        image(), rng.integers(0, actions, size), np.float32(3 * rng.normal(size=size)), terminated, image()
+    )
+
+
+@pytest.mark.parametrize("optimizer, in_sqrt, loss, padding", [
+    ("rmsprop", False, "huber", "VALID"), ("rmsprop", True, "mse", "SAME"), ("adam", False, "huber", "VALID"),
+])  # fmt: skip
+def test_updates_against_numpy(dqn, optimizer, in_sqrt, loss, padding):
+    """Five updates, with a copy to the target network at the third: parameters as NumPy in float64 computes them."""
+    args = dqn.Args(
+        optimizer=optimizer, eps_in_sqrt=in_sqrt, loss=loss, padding=padding, target_interval=3, hidden_dim=12,
+        learning_rate=0.01, gamma=0.9,
+    )  # fmt: skip
+    dqn.make_task(args)
+    learner = dqn.init_learner(args, jax.random.key(1), np.zeros((10, 10, 4), bool))
+    other = dqn.init_learner(args, jax.random.key(2), np.zeros((10, 10, 4), bool))
+    learner = learner.replace(target_network=other.network)
+    p, target = plain(learner.network), plain(other.network)
+    memory = {name: (np.zeros_like(x), np.zeros_like(x)) for name, x in p.items()}
+    for number in range(1, 6):
+        batch = random_batch(dqn, 7, seed=number)
+        learner, info = jax.jit(dqn.update, static_argnums=0)(args, learner, batch, number)
+        value, grad = judge.gradient(p, target, vars(batch), args.gamma, loss, padding == "SAME")
+        assert info["losses/q_loss"] == pytest.approx(value, rel=1e-4)
+        for name in p:
+            step = (0.01, args.optimizer_eps, in_sqrt if optimizer == "rmsprop" else number)
+            p[name], memory[name] = getattr(judge, optimizer)(p[name], grad[name], memory[name], *step)
+        target = {name: x.copy() for name, x in p.items()} if number == 3 else target
+    for mine, its in ((learner.network, p), (learner.target_network, target)):
+        for name, x in plain(mine).items():
+            np.testing.assert_allclose(x, its[name], rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])  # the code for each, both computed on what is here
+def test_convolution_is_flax(dqn, padding, backend, monkeypatch):
+    mine, flax = dqn.Conv(5, 3, padding), nn.Conv(5, (3, 3), padding=padding)
+    x = jax.random.normal(jax.random.key(0), (9, 10, 7))
+    params = mine.init(jax.random.key(1), x)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    np.testing.assert_allclose(mine.apply(params, x), flax.apply(params, x), atol=1e-5)
+
+
+def test_initial_weights_are_pytorchs(dqn):
+    """Uniform within one over the root of a unit's inputs, weights and biases."""
+    args = dqn.Args()
+    dqn.make_task(args)
+    p = plain(dqn.init_learner(args, jax.random.key(0), np.zeros((10, 10, 4), bool)).network)
+    inputs = {"conv": 36, "hidden": 1024, "out": 128}
+    for name, x in p.items():
+        bound = inputs[name.split("_")[0]] ** -0.5
+        assert np.abs(x).max() <= bound
+        if x.size > 500:
+            assert x.std() == pytest.approx(bound / 3**0.5, rel=0.1) and abs(x.mean()) < 0.05 * bound
+
+
+def test_epsilon_and_actions(dqn):
+    """Random until learning starts, then less and less; a random action is any of them equally."""
+    args = dqn.Args(learning_starts=100, exploration_steps=50, end_e=0.2)
+    dqn.make_task(args)
+    expected = {1: 1, 99: 1, 100: 1, 125: 0.6, 150: 0.2, 1000: 0.2}
+    assert {step: pytest.approx(float(dqn.epsilon(args, step))) for step in expected} == expected
+    learner = dqn.init_learner(args, jax.random.key(1), np.zeros((10, 10, 4), bool))
+    obs, keys = np.ones((10, 10, 4), bool), jax.random.split(jax.random.key(3), 60_000)
+    best = int(dqn.q_values(args, learner.network, obs).argmax())
+    act = jax.jit(lambda chance: jax.vmap(lambda key: dqn.act(args, learner.network, obs, key, chance))(keys))
+    for chance in (0.0, 0.001, 0.3, 1.0):
+        shares = np.bincount(act(chance), minlength=6) / len(keys)
+        wanted = np.full(6, chance / 6) + (1 - chance) * (np.arange(6) == best)
+        error = np.sqrt(wanted * (1 - wanted) / len(keys))
+        assert shares.size == 6 and (np.abs(shares - wanted) <= 4.5 * error + 1e-12).all(), (chance, shares)
+
+
+# Small worlds
+
+
+@struct.dataclass
+class WorldState(environment.EnvState):
+    place: jax.Array
+    time: jax.Array
+
+
+class World(environment.Environment):
+    """Two places, two actions. `kind` says what is paid and how an episode ends."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    @property
+    def default_params(self):
+        return environment.EnvParams(max_steps_in_episode=1 if self.kind == "truncated" else 100)
+
+    def step_env(self, key, state, action, params):
+        at_end = state.place == 1
+        reward, done, place = {
+            "reward": (1.0, True, 0),  # one step, one reward
+            "discount": (jnp.where(at_end, 1.0, 0.0), at_end, 1),  # paid at the second place only
+            "action": (jnp.where(action == 1, 1.0, -1.0), True, 0),
+            "truncated": (1.0, False, 0),  # ever the same, cut after a step
+        }[self.kind]
+        state = WorldState(place=jnp.int32(place), time=state.time + 1)
+        return self.get_obs(state), state, jnp.float32(reward), jnp.asarray(done), {}
+
+    def reset_env(self, key, params):
+        state = WorldState(place=jnp.int32(0), time=jnp.int32(0))
+        return self.get_obs(state), state
+
+    def get_obs(self, state, params=None, key=None):
+        return jax.nn.one_hot(state.place, 2)
+
+    def action_space(self, params=None):
+        return spaces.Discrete(2)
+
+    @property
+    def num_actions(self):
+        return 2
+
+
+KNOWN = {  # gamma 0.8: the values of the two actions at the first place, and at the second if there is one
+    "reward": ([1, 1], None),
+    "discount": ([0.8, 0.8], [1, 1]),
+    "action": ([-1, 1], None),
+    "truncated": ([5, 5], None),  # 1 / (1 - 0.8): a cut does not end the value
+}
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_small_worlds(dqn, kind):
+    if f"{kind}-world" not in gymnax.registered_envs:
+        gymnax.registration.register(f"{kind}-world", partial(World, kind))
+    args, env_step, state = begin(
+        dqn, [1], env_id=f"{kind}-world", sticky=0.0, gamma=0.8, optimizer="adam", learning_rate=3e-3,
+        optimizer_eps=1e-8, total_timesteps=3000, replay_ratio=1, hidden_dim=16, end_e=0.5, target_interval=20,
+    )  # fmt: skip
+    state = advance(dqn, args, env_step, state, 3000)
+    network = jax.tree.map(lambda x: x[0], state.learner.network)
+    for place, values in enumerate(KNOWN[kind]):
+        if values is not None:
+            np.testing.assert_allclose(dqn.q_values(args, network, jnp.eye(2)[place]), values, atol=0.03)
+
+
+# The replay
+
+
+@pytest.mark.parametrize("env_id, steps", [
+    ("Breakout-MinAtar", 400), ("CartPole-v1", 400), ("Freeway-MinAtar", 2550), ("truncated-world", 60),
+    ("DiscountingChain-bsuite", 250),
+])  # fmt: skip
+def test_replay_holds_what_happened(dqn, env_id, steps):
+    """Against plain stepping of gymnax, over ends of both kinds: the same rows, none lost, none invented."""
+    if env_id == "truncated-world" and env_id not in gymnax.registered_envs:
+        gymnax.registration.register(env_id, partial(World, "truncated"))
+    args, env_step, state = begin(dqn, [3, 4], env_id=env_id, learning_starts=10_000, buffer_size=3000, sticky=0.3)
+    at_start = jax.device_get(state.env)
+    first = np.asarray(state.obs)
+    state = jax.device_get(advance(dqn, args, env_step, state, steps).replace(key=None, env=None))
+    options = {"use_minimal_action_set": False} if "MinAtar" in env_id else {}
+    env, params = gymnax.make(env_id, **options)
+    step, reset = jax.jit(env.step_env), jax.jit(env.reset_env)
+    limit = 2500 if "Freeway" in env_id else np.inf if "MinAtar" in env_id else params.max_steps_in_episode
+    ends = 0
+    for i in range(2):
+        game = jax.tree.map(lambda x, i=i: x[i], at_start.game)
+        key, executed, obs, length = state_key(at_start, i), 0, first[i], 0
+        returned, returns = 0.0, []
+        for t in range(steps):
+            key, step_key, sticky_key = jax.random.split(key, 3)
+            chosen = int(state.replay.action[i, t])
+            executed = executed if jax.random.uniform(sticky_key) < args.sticky else chosen
+            game_key, reset_key = jax.random.split(step_key)
+            next_obs, game, reward, terminated, _ = step(game_key, game, executed, params)
+            length, returned = length + 1, returned + float(reward)
+            cut = length >= limit and not terminated
+            terminated, cut = (True, False) if cut and "Freeway" in env_id else (bool(terminated), cut)
+            row = jax.tree.map(lambda ring, i=i, t=t: ring[i, t], state.replay)
+            assert same(row.obs, obs) and same(row.next_obs, next_obs)
+            assert (row.reward, row.terminated) == (np.float32(reward), terminated)
+            obs = next_obs
+            if terminated or cut:
+                obs, game = reset(reset_key, params)
+                returns.append(returned)
+                returned, length, ends = 0.0, 0, ends + 1
+        assert same(state.obs[i], obs) and int(state.stored[i]) == steps
+        assert float(state.totals["episodes"][i]) == len(returns)
+        assert float(state.totals["charts/episodic_return"][i]) == pytest.approx(sum(returns), rel=1e-4)
+        average = 0.0
+        for value in returns:
+            average = 0.99 * average + 0.01 * value
+        assert float(state.average_return[i]) == pytest.approx(average, rel=1e-4)
+    assert ends >= 2  # one of each seed at least
+
+
+def same(one, two):  # images to the bit; physics up to the rounding of differently compiled programs
+    return np.array_equal(one, two) if one.dtype == bool else np.allclose(one, two, atol=1e-3)
+
+
+def state_key(env, i):
+    return jax.random.wrap_key_data(jax.random.key_data(env.key)[i])
+
+
+def ring_copies(script):
+    args, env_step, state = begin(script, [1, 2], buffer_size=12_345)
+    text = script.train_chunk.lower(args, env_step, 10, state).compile().as_text()
+    assert "pred[2,12345,10,10,4]" in text
+    return re.findall(r"= \w+\[2,12345[^=]* copy(?:-start)?\(", text)
+
+
+def test_the_replay_is_not_copied(dqn):
+    """As for SAC: a twin that draws from the ring as it was before the write must copy it, and does."""
+    assert not ring_copies(dqn)
+    text = (ROOT / "algos" / "dqn.py").read_text()
+    late = text.replace("lambda ring: ring[index], replay)", "lambda ring: ring[index], state.replay)")
+    assert late != text
+    twin = types.ModuleType("twin_dqn")
+    twin.__file__, sys.modules["twin_dqn"] = dqn.__file__, twin
+    exec(compile(late, "twin_dqn", "exec"), twin.__dict__)
+    assert ring_copies(twin)
+
+
+def test_bytes_of_a_transition(dqn):
+    _, _, state = begin(dqn, [1], buffer_size=1000)
+    assert sum(x.nbytes for x in jax.tree.leaves(state.replay)) / 1000 <= 2 * 400 + 16
+
+
+# Seeds
+
+
+def test_a_seed_of_a_batch_is_the_run_alone(dqn):
+    """Until learning to the bit, then up to rounding: what it saw, did and learnt."""
+    found = []
+    for seeds, i in (([1, 2, 3], 1), ([2], 0)):
+        args, env_step, state = begin(dqn, seeds, learning_starts=60)
+        state = advance(dqn, args, env_step, state, 59)
+        early = {name: x[i] for name, x in leaves((state.replay, state.learner.network)).items()}
+        state = advance(dqn, args, env_step, state, 20)
+        found.append((early, {name: x[i] for name, x in leaves(state.learner.network).items()}))
+    (early, late), (early_alone, late_alone) = found
+    assert all(np.array_equal(early[name], early_alone[name]) for name in early)
+    assert all(np.allclose(late[name], late_alone[name], atol=1e-3) for name in late)
+    assert any(not np.array_equal(early[name], late[name]) for name in early if name in late) or late
+
+
+def test_replay_ratio_and_target_interval(dqn, monkeypatch):
+    """Whole updates on their steps, numbered from 1; the target network is the network of the last multiple."""
+    for ratio, expected in ((0.25, 25 - 12), (1.5, 150 - 73), (2, 102)):
+        args, env_step, state = begin(dqn, [1], replay_ratio=ratio, target_interval=5)
+        state = advance(dqn, args, env_step, state, 100)
+        assert state.totals["updates"][0] == expected == next(dqn.metrics(args, state))["charts/updates"]
+    numbers = lambda args, old, batch, number: (old, {"losses/number": jnp.float32(number)})
+    monkeypatch.setattr(dqn, "update", numbers)
+    args, env_step, state = begin(dqn, [1], replay_ratio=1.5, learning_starts=51)
+    state = advance(dqn, args, env_step, state, 100)
+    count = int(state.totals["updates"][0])
+    assert float(state.totals["losses/number"][0]) == count * (count + 1) / 2
+    dqn.train_chunk.clear_cache()
+
+
+# MinAtar
+
+RANDOM = {  # mean return of uniformly random actions, six of them and the minimal ones; standard errors up to 0.08
+    "Breakout": (0.50, 0.37),
+    "Asterix": (0.52, 0.51),
+    "Seaquest": (0.10, 0.10),
+    "SpaceInvaders": (2.80, 4.04),
+    "Freeway": (0.14, 0.32),
+}
+
+
+@pytest.mark.parametrize("game", RANDOM)
+def test_random_returns_of_minatar(dqn, game):
+    for minimal, expected in zip((False, True), RANDOM[game], strict=True):
+        episodes = 200 if game == "Freeway" else 1000
+        args = dqn.Args(env_id=f"{game}-MinAtar", minimal_actions=minimal, eval_e=1.0, eval_episodes=episodes)
+        dqn.make_task(args)
+        _, obs = dqn.env_reset(args, jax.random.key(0))
+        network = dqn.init_learner(args, jax.random.key(0), obs).network
+        returns, lengths, _ = dqn.play(args, network, jax.random.key(1))
+        error = np.hypot(np.std(returns) / len(returns) ** 0.5, 0.08)
+        assert abs(np.mean(returns) - expected) < 3 * error
+        assert (lengths == 2500).all() if game == "Freeway" else lengths.max() < args.eval_steps
+
+
+# The command
+
+
+@pytest.mark.parametrize("options, expected", [
+    ({"env_id": "Breakout-Minatar"}, "Breakout-MinAtar"),
+    ({"env_id": "Pendulum-v1"}, "no discrete actions"),
+    ({"env_id": "CartPole-v1", "minimal_actions": True}, "for MinAtar's games"),
+    ({"end_e": 1.5}, "--end-e cannot be 1.5"),
+    ({"target_interval": 0}, "--target-interval cannot be 0"),
+    ({"buffer_size": 1_000_000_000}, "lower --buffer-size"),
+])  # fmt: skip
+def test_bad_input(options, expected, tmp_path):
+    said = run("dqn", expect=2, **SMALL_GYMNAX | {"runs_dir": tmp_path / "runs"} | options)
+    assert expected in said and len(said.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
+
+
+def test_a_film_changes_nothing(tmp_path):
+    options = SMALL_GYMNAX | {"total_timesteps": 200, "num_seeds": 2, "eval_interval": 200}
+    for name, more in (("one", {}), ("two", {"capture_video": True})):
+        run("dqn", **options | more | {"runs_dir": tmp_path / name})
+    for folder in (tmp_path / "one").iterdir():
+        other = tmp_path / "two" / folder.name
+        assert [x.name for x in (other / "videos").iterdir()] == ["step_0000000200.mp4"]
+        rows = [[x for x in (f / "metrics.csv").read_text().splitlines() if "SPS" not in x] for f in (folder, other)]
+        assert rows[0] == rows[1]
+        length = next(x for x in rows[0] if "eval/episodic_length" in x)
+        assert float(length.split(",")[2]) >= 1 and json.loads((other / "done").read_text()) == {"step": 200}
