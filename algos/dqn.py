@@ -27,70 +27,38 @@ from tqdm import tqdm
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    env_id: str = "Breakout-MinAtar"
-    """id of a gymnax task with discrete actions: MinAtar's five games, CartPole-v1, Catch-bsuite, ..."""
-    minimal_actions: bool = False
-    """MinAtar: only the actions that do something in this game, in place of all six"""
-    sticky: float = 0.1
-    """probability that the environment repeats the action it executed last, whatever the agent chose"""
-    exp_name: str = Path(__file__).stem
-    """name of the experiment, part of the run's folder"""
-    seed: int = 1
-    """first seed; the run holds seeds `seed` to `seed + num_seeds - 1`"""
-    num_seeds: int = 1
-    """number of seeds trained side by side in one program, each a run of its own with a folder of its own"""
-    total_timesteps: int = 1_000_000
-    """environment steps per seed; may be raised later, and the run goes on"""
-    replay_ratio: float = 1
-    """gradient updates per environment step; 0.25 is one every 4 steps (BBF's code states this times the batch size)"""
-    learning_starts: int = 5_000
-    """environment steps with uniformly random actions; the first update comes in this step"""
-    buffer_size: int = 100_000
-    """transitions in the replay, per seed"""
-    batch_size: int = 32
-    """transitions per update"""
-    gamma: float = 0.99
-    """discount factor"""
-    end_e: float = 0.1
-    """probability of a random action at the end of exploration"""
-    exploration_steps: int = 100_000
-    """environment steps, from learning_starts on, over which it falls from 1 to end_e"""
-    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    """RMSProp is centered, with a decay of 0.95"""
-    learning_rate: float = 2.5e-4
-    """step size of the optimizer"""
-    optimizer_eps: float = 0.01
-    """what the optimizer adds to the root of the squared gradient's mean, against steps too long"""
-    eps_in_sqrt: bool = False
-    """RMSProp adds it to the square instead, within the root, as TensorFlow did for the Nature paper"""
-    loss: Literal["huber", "mse"] = "huber"
-    """of the temporal-difference error: Huber's (bound at 1), or its square"""
-    target_interval: int = 1_000
-    """gradient updates between two copies of the network to the target network"""
-    hidden_dim: int = 128
-    """width of the hidden layer (two of them where observations are no images); 0 has none"""
-    padding: Literal["VALID", "SAME"] = "VALID"
-    """of the convolution: VALID leaves 8 x 8 positions of 10 x 10, SAME all of them"""
-    log_interval: int = 5_000
-    """environment steps between two rows of metrics.csv"""
-    eval_interval: int = 50_000
-    """environment steps between two evaluations, a multiple of log_interval; 0 never evaluates"""
-    eval_episodes: int = 10
-    """episodes per evaluation"""
-    eval_e: float = 0.001
-    """probability of a random action in evaluations"""
-    eval_steps: int = 10_000
-    """an evaluation episode that has not ended after so many steps is cut there"""
-    checkpoint_interval: int = 50_000
-    """environment steps between two checkpoints, a multiple of log_interval; 0 saves only at the end"""
-    runs_dir: str = "runs"
-    """folder of the runs' folders"""
-    overwrite: bool = False
-    """start anew: what the folders of these runs hold is deleted"""
-    evaluate: bool = False
-    """evaluate the newest checkpoint of these runs, print the returns and change nothing"""
-    capture_video: bool = False
-    """film the first episode of each evaluation, also of --evaluate, into videos/ in the run's folder; MinAtar only"""
+    env_id: str = "Breakout-MinAtar"  # gymnax task of discrete actions: MinAtar's five, CartPole-v1, Catch-bsuite, ...
+    minimal_actions: bool = False  # MinAtar: only the actions that do something in this game, in place of all six
+    sticky: float = 0.1  # probability that the environment repeats its last action, whatever the agent chose
+    exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's folder
+    seed: int = 1  # first seed; the run holds seeds `seed` to `seed + num_seeds - 1`
+    num_seeds: int = 1  # seeds trained side by side in one program, each a run of its own with its own folder
+    total_timesteps: int = 1_000_000  # environment steps per seed; may be raised later, and the run goes on
+    replay_ratio: float = 1  # gradient updates per environment step; 0.25: one in 4 (BBF's code: times the batch)
+    learning_starts: int = 5_000  # environment steps with uniformly random actions; the first update comes in this step
+    buffer_size: int = 100_000  # transitions in the replay, per seed
+    batch_size: int = 32  # transitions per update
+    gamma: float = 0.99  # discount factor
+    end_e: float = 0.1  # probability of a random action at the end of exploration
+    exploration_steps: int = 100_000  # environment steps, from learning_starts on, over which it falls from 1 to end_e
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"  # RMSProp is centered, with a decay of 0.95
+    learning_rate: float = 2.5e-4  # step size of the optimizer
+    optimizer_eps: float = 0.01  # added to the root of the mean squared gradient, against steps too long
+    eps_in_sqrt: bool = False  # RMSProp adds it within the root instead, as TensorFlow did for the Nature paper
+    loss: Literal["huber", "mse"] = "huber"  # of the temporal-difference error: Huber's (bound at 1), or its square
+    target_interval: int = 1_000  # gradient updates between two copies of the network to the target network
+    hidden_dim: int = 128  # width of the hidden layer (two of them where observations are no images); 0 has none
+    padding: Literal["VALID", "SAME"] = "VALID"  # of the convolution: VALID leaves 8 x 8 positions of 10 x 10, SAME all
+    log_interval: int = 5_000  # environment steps between two rows of metrics.csv
+    eval_interval: int = 50_000  # environment steps between evaluations, a multiple of log_interval; 0 never evaluates
+    eval_episodes: int = 10  # episodes per evaluation
+    eval_e: float = 0.001  # probability of a random action in evaluations
+    eval_steps: int = 10_000  # an evaluation episode that has not ended after so many steps is cut there
+    checkpoint_interval: int = 50_000  # environment steps between checkpoints, multiple of log_interval; 0: at the end
+    runs_dir: str = "runs"  # folder of the runs' folders
+    overwrite: bool = False  # start anew: what the folders of these runs hold is deleted
+    evaluate: bool = False  # evaluate the newest checkpoint of these runs, print the returns and change nothing
+    capture_video: bool = False  # MinAtar: film the first episode of each evaluation, also of --evaluate, into videos/
 
 
 def uniform(fan_in):  # PyTorch's default for weights and biases, which MinAtar's agents start from

@@ -29,50 +29,28 @@ from tqdm import tqdm
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    env_id: str = "CheetahRun-v1"
-    """id of an EnvPool task (DeepMind Control, Gym MuJoCo, ...), or of a Gymnasium task as `module:Task-v0`"""
-    exp_name: str = Path(__file__).stem
-    """name of the experiment, part of the run's folder"""
-    seed: int = 1
-    """first seed; the run holds seeds `seed` to `seed + num_seeds - 1`"""
-    num_seeds: int = 1
-    """number of seeds trained side by side in one program, each a run of its own with a folder of its own"""
-    total_timesteps: int = 500_000
-    """environment steps per seed; may be raised later, and the run goes on"""
-    replay_ratio: float = 32
-    """gradient updates per environment step; 0.25 is one every 4 steps (BBF's code states this times the batch size)"""
-    reset_interval: int = 2_560_000
-    """gradient updates between two resets of the whole agent; 0 never resets"""
-    learning_starts: int = 10_000
-    """the environment step of the first update; before it, actions are uniformly random"""
-    buffer_size: int = 1_000_000
-    """transitions the replay holds; after that the oldest are overwritten"""
-    batch_size: int = 256
-    """transitions per update, drawn uniformly with replacement"""
-    gamma: float = 0.99
-    """discount factor"""
-    tau: float = 0.005
-    """step of the target critic's moving average, taken after every update"""
-    learning_rate: float = 3e-4
-    """Adam's step size, for actor, critic and temperature"""
-    hidden_dim: int = 256
-    """width of the two hidden layers of actor and critic"""
-    log_interval: int = 1_000
-    """environment steps between two logs, each a mean over the time since the last"""
-    eval_interval: int = 5_000
-    """environment steps between two evaluations, a multiple of log_interval; 0 never evaluates"""
-    eval_episodes: int = 10
-    """episodes per evaluation, with the deterministic policy"""
-    checkpoint_interval: int = 5_000
-    """environment steps between two checkpoints, a multiple of log_interval; 0 saves only at the end"""
-    runs_dir: str = "runs"
-    """folder of the runs' folders"""
-    overwrite: bool = False
-    """start anew: what the folders of these runs hold is deleted"""
-    evaluate: bool = False
-    """evaluate the newest checkpoint of these runs, print the returns and change nothing"""
-    capture_video: bool = False
-    """film the first episode of each evaluation, also of --evaluate, into videos/ in the run's folder"""
+    env_id: str = "CheetahRun-v1"  # task of EnvPool (DeepMind Control, Gym MuJoCo, ...) or Gymnasium (`module:Task-v0`)
+    exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's folder
+    seed: int = 1  # first seed; the run holds seeds `seed` to `seed + num_seeds - 1`
+    num_seeds: int = 1  # seeds trained side by side in one program, each a run of its own with its own folder
+    total_timesteps: int = 500_000  # environment steps per seed; may be raised later, and the run goes on
+    replay_ratio: float = 32  # gradient updates per environment step; 0.25: one in 4 (BBF's code: times the batch)
+    reset_interval: int = 2_560_000  # gradient updates between two resets of the whole agent; 0 never resets
+    learning_starts: int = 10_000  # the environment step of the first update; before it, actions are uniformly random
+    buffer_size: int = 1_000_000  # transitions the replay holds; after that the oldest are overwritten
+    batch_size: int = 256  # transitions per update, drawn uniformly with replacement
+    gamma: float = 0.99  # discount factor
+    tau: float = 0.005  # step of the target critic's moving average, taken after every update
+    learning_rate: float = 3e-4  # Adam's step size, for actor, critic and temperature
+    hidden_dim: int = 256  # width of the two hidden layers of actor and critic
+    log_interval: int = 1_000  # environment steps between two logs, each a mean over the time since the last
+    eval_interval: int = 5_000  # environment steps between evaluations, a multiple of log_interval; 0 never evaluates
+    eval_episodes: int = 10  # episodes per evaluation, with the deterministic policy
+    checkpoint_interval: int = 5_000  # environment steps between checkpoints, multiple of log_interval; 0: at the end
+    runs_dir: str = "runs"  # folder of the runs' folders
+    overwrite: bool = False  # start anew: what the folders of these runs hold is deleted
+    evaluate: bool = False  # evaluate the newest checkpoint of these runs, print the returns and change nothing
+    capture_video: bool = False  # film the first episode of each evaluation, also of --evaluate, into videos/
 
 
 def dense(features, gain=2**0.5):

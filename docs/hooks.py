@@ -69,12 +69,13 @@ def program(name):
 
 
 def arguments(text):
-    """The fields of a program's `Args`: [(name, type, default as source or None, docstring)]."""
+    """The fields of a program's `Args`: [(name, type, default as source or None, comment or docstring)]."""
     body = next((node.body for node in ast.parse(text).body if getattr(node, "name", "") == "Args"), [])
-    fields = []
+    fields, lines = [], text.splitlines()
     for field, comment in zip(body, [*body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign):
-            about = comment.value.value if isinstance(comment, ast.Expr) else ""
+            about = lines[field.end_lineno - 1][field.end_col_offset :].partition("# ")[2]
+            about = comment.value.value if isinstance(comment, ast.Expr) else about
             default = None if field.value is None else ast.unparse(field.value)
             fields.append((field.target.id, ast.unparse(field.annotation), default, " ".join(about.split())))
     return fields
@@ -90,7 +91,7 @@ def shown_default(text, default):
         return "required"
     if "__file__" in default:
         return "the file's name"
-    found = re.search(rf"=\s*({re.escape(default)}|[\d_]+)\s*\n", text)
+    found = re.search(rf"=\s*({re.escape(default)}|[\d_]+)\s*(#.*)?\n", text)
     try:
         value = ast.literal_eval(default)
     except ValueError:

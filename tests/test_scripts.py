@@ -1,6 +1,5 @@
 """Each script as its user meets it: its flags, its help, alone in an empty folder."""
 
-import ast
 import dataclasses
 import re
 import shutil
@@ -8,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import test_docs
 from conftest import ROOT, SCRIPTS, flags, load, run, small
 
 COMMON = [
@@ -22,9 +22,10 @@ def test_every_flag_is_documented_and_read(script):
     text = (ROOT / "algos" / f"{script}.py").read_text()
     names = [field.name for field in dataclasses.fields(load(script).Args)]
     assert set(COMMON) <= set(names)
-    body = next(node for node in ast.parse(text).body if getattr(node, "name", "") == "Args").body
-    for field, comment in zip(body[::2], body[1::2], strict=True):
-        assert isinstance(field, ast.AnnAssign) and isinstance(comment.value, ast.Constant), field.target.id
+    said = {name: about for name, _, _, about in test_docs.hooks.arguments(text)}
+    assert [*said] == names and all(len(about) > 8 for about in said.values()), said
+    help_text = " ".join(re.sub("[│╭╮╰╯─]", " ", run(script, "--help")).split())
+    assert all(" ".join(about.split()) in help_text for about in said.values())
     for name in names:
         assert re.search(rf"\bargs\.{name}\b", text), f"{name} is never read"
 
