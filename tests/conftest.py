@@ -64,6 +64,16 @@ def dqn():
 
 
 @pytest.fixture(scope="session")
+def c51():
+    return load("c51")
+
+
+@pytest.fixture(scope="session")
+def qr_dqn():
+    return load("qr_dqn")
+
+
+@pytest.fixture(scope="session")
 def sr_sac():
     return load("sr_sac")
 

@@ -135,6 +135,81 @@ def test_epsilon_and_actions(dqn):
         assert shares.size == 6 and (np.abs(shares - wanted) <= 4.5 * error + 1e-12).all(), (chance, shares)
 
 
+# Distributions
+
+
+def test_projection_against_loops(c51):
+    """Mass by mass, as the paper's algorithm 1 has it; with targets beyond the support, on an atom and at its ends."""
+    args = c51.Args(num_atoms=11, v_max=5)
+    rng, z = np.random.default_rng(0), np.linspace(-5, 5, 11)
+    np.testing.assert_allclose(c51.support(args), z, atol=1e-6)
+    for values in (rng.normal(size=11) * 4, np.full(11, 3.0), np.full(11, 2.25), np.full(11, 99.0), -7 + z, z):
+        p = rng.dirichlet(np.ones(11))
+        wanted = np.zeros(11)
+        for value, mass in zip(values, p, strict=True):
+            b = (min(max(value, -5), 5) + 5) / 1.0
+            low, high = int(np.floor(b)), int(np.ceil(b))
+            if low == high:
+                wanted[low] += mass
+            else:
+                wanted[low] += mass * (high - b)
+                wanted[high] += mass * (b - low)
+        found = c51.project(args, jnp.asarray(values, jnp.float32), jnp.asarray(p, jnp.float32))
+        np.testing.assert_allclose(found, wanted, atol=2e-6)
+    half = c51.project(args, jnp.full(11, 2.25), jnp.eye(11)[3])  # by hand: 3 parts to 2, 1 part to 3
+    np.testing.assert_allclose(half, 0.75 * np.eye(11)[7] + 0.25 * np.eye(11)[8], atol=1e-6)
+
+
+def test_quantile_loss_against_loops(qr_dqn):
+    rng = np.random.default_rng(1)
+    for kappa in (1.0, 0.3):
+        args, theta, targets = qr_dqn.Args(num_quantiles=5, kappa=kappa), rng.normal(size=5) * 2, rng.normal(size=7) * 2
+        total = 0.0
+        for i in range(5):
+            for target in targets:
+                u, tau = target - theta[i], (i + 0.5) / 5
+                huber = 0.5 * u * u if abs(u) <= kappa else kappa * (abs(u) - 0.5 * kappa)
+                total += abs(tau - (u < 0)) * huber / 7
+        assert float(qr_dqn.quantile_huber(args, theta, targets)) == pytest.approx(total, rel=1e-5)
+    args = qr_dqn.Args(num_quantiles=2)  # by hand: shares 1/4 and 3/4, errors 0.5 and -1
+    assert float(qr_dqn.quantile_huber(args, jnp.array([0.0, 1.5]), jnp.array([0.5]))) == pytest.approx(
+        0.25 * 0.125 + 0.25 * 0.5
+    )
+
+
+@pytest.mark.parametrize("name", ["c51", "qr_dqn"])
+def test_losses_against_numpy(name, request):
+    """From the networks' outputs on: the best next action by the target network's means, ends, the loss."""
+    script = request.getfixturevalue(name)
+    args = script.Args(gamma=0.9, hidden_dim=8, **{"v_max": 3.0, "num_atoms": 7} if name == "c51" else {})
+    script.make_task(args)
+    obs = np.zeros((10, 10, 4), bool)
+    online, target = (script.init_learner(args, jax.random.key(i), obs).network for i in (1, 2))
+    batch, total = random_batch(script, 9), 0.0
+    network = script.C51Network(args) if name == "c51" else script.QuantileNetwork(args)
+    z = np.linspace(-3, 3, 7)
+    softmax = lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+    for i in range(9):
+        out = np.float64(network.apply(online, batch.obs[i]))[batch.action[i]]
+        following = np.float64(network.apply(target, batch.next_obs[i]))
+        discount = 0.0 if batch.terminated[i] else 0.9
+        if name == "c51":
+            p = softmax(following)
+            p = p[(p * z).sum(-1).argmax()]
+            m = np.zeros(7)
+            for value, mass in zip(np.clip(batch.reward[i] + discount * z, -3, 3), p, strict=True):
+                near = np.maximum(0, 1 - np.abs(value - z))
+                m += mass * near
+            total -= (m * np.log(softmax(out))).sum()
+        else:
+            y = batch.reward[i] + discount * following[following.mean(-1).argmax()]
+            u, tau = y[None] - out[:, None], (np.arange(51)[:, None] + 0.5) / 51
+            huber = np.where(np.abs(u) <= 1, 0.5 * u**2, np.abs(u) - 0.5)
+            total += (np.abs(tau - (u < 0)) * huber).mean(1).sum()
+    loss, info = script.q_loss(online, args, target, batch)
+    assert float(loss) == pytest.approx(total / 9, rel=1e-4) == pytest.approx(float(info["losses/q_loss"]), rel=1e-4)
+
+
 # Small worlds
 
 
@@ -190,18 +265,22 @@ KNOWN = {  # gamma 0.8: the values of the two actions at the first place, and at
 
 
 @pytest.mark.parametrize("kind", KNOWN)
-def test_small_worlds(dqn, kind):
+@pytest.mark.parametrize("name", ["dqn", "c51", "qr_dqn"])
+def test_small_worlds(name, kind, request):
+    script = request.getfixturevalue(name)
     if f"{kind}-world" not in gymnax.registered_envs:
         gymnax.registration.register(f"{kind}-world", partial(World, kind))
     args, env_step, state = begin(
-        dqn, [1], env_id=f"{kind}-world", sticky=0.0, gamma=0.8, optimizer="adam", learning_rate=3e-3,
+        script, [1], env_id=f"{kind}-world", sticky=0.0, gamma=0.8, optimizer="adam", learning_rate=3e-3,
         optimizer_eps=1e-8, total_timesteps=3000, replay_ratio=1, hidden_dim=16, end_e=0.5, target_interval=20,
+        **{"num_atoms": 31, "v_max": 6} if name == "c51" else {},
     )  # fmt: skip
-    state = advance(dqn, args, env_step, state, 3000)
+    state = advance(script, args, env_step, state, 3000)
     network = jax.tree.map(lambda x: x[0], state.learner.network)
     for place, values in enumerate(KNOWN[kind]):
         if values is not None:
-            np.testing.assert_allclose(dqn.q_values(args, network, jnp.eye(2)[place]), values, atol=0.03)
+            found = script.q_values(args, network, jnp.eye(2)[place])
+            np.testing.assert_allclose(found, values, atol=0.03 if name == "dqn" else 0.06)
 
 
 # The replay
