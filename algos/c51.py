@@ -176,8 +176,8 @@ def make_task(args):
     special = args.minimal_actions or args.capture_video
     require(minatar or not special, "--minimal-actions and --capture-video are for MinAtar's games")
     env, params = gymnax.make(args.env_id, **{"use_minimal_action_set": args.minimal_actions} if minatar else {})
-    space = env.action_space(params)
-    require(isinstance(space, gymnax.environments.spaces.Discrete), f"{args.env_id} has no discrete actions: {space}")
+    discrete = isinstance(env.action_space(params), gymnax.environments.spaces.Discrete)
+    require(discrete, f"{args.env_id} has no discrete actions; DQN needs them")
     if minatar and not args.env_id.startswith("Freeway"):
         params = params.replace(max_steps_in_episode=2**31 - 1)  # MinAtar has no time limits
     return env, params
@@ -271,15 +271,15 @@ def epsilon(args, step):
     return 1 - (1 - args.end_e) * jnp.clip((step - args.learning_starts) / args.exploration_steps, 0, 1)
 
 
-def act(args, network, obs, key, epsilon):  # epsilon-greedy
-    q, draw = q_values(args, network, obs), jax.random.uniform(key)
+def act(q, key, epsilon):  # values (num_actions,) -> epsilon-greedy action
+    draw = jax.random.uniform(key)
     return jnp.where(draw < epsilon, jnp.int32(draw / epsilon * q.size), q.argmax())
 
 
 def train_step(args, env_step, state, _):
     """One environment step, then the updates that are due."""
     (key, act_key, update_key), step = jax.random.split(state.key, 3), state.step + 1
-    action = act(args, state.learner.network, state.obs, act_key, epsilon(args, step))
+    action = act(q_values(args, state.learner.network, state.obs), act_key, epsilon(args, step))
     env, (next_obs, reward, terminated, truncated, obs) = env_step(state.env, action)
     row = Transition(state.obs, action, reward, terminated, next_obs)
     index, stored = state.stored % args.buffer_size, state.stored + 1
@@ -294,9 +294,8 @@ def train_step(args, env_step, state, _):
         learner, info = update(args, learner, batch, number)
         return learner, totals | {tag: totals[tag] + x for tag, x in (info | {"updates": 1}).items()}
 
-    before = updates_by(args, args.learning_starts - 1)  # updates that the warm-up would have had
-    first = updates_by(args, step - 1) - before + 1
-    due = jnp.where(step >= args.learning_starts, updates_by(args, step) - before - first + 1, 0)
+    first = updates_by(args, step - 1) - updates_by(args, args.learning_starts - 1) + 1  # their numbers count from 1
+    due = jnp.where(step >= args.learning_starts, updates_by(args, step) - updates_by(args, step - 1), 0)
     learner, totals = jax.lax.fori_loop(0, due, one_update, (state.learner, state.totals))
     done, returned, length = terminated | truncated, state.episode_return + reward, state.episode_length + 1
     ended = {"episodes": 1, "charts/episodic_return": returned, "charts/episodic_length": length}
@@ -345,7 +344,7 @@ def play(args, network, key):
 
     def one(env, obs, key, done, returned, length):
         key, act_key = jax.random.split(key)
-        action = act(args, network, obs, act_key, args.eval_e)
+        action = act(q_values(args, network, obs), act_key, args.eval_e)
         env, (_, reward, terminated, truncated, obs) = env_step(args, env, action)
         returned, length = returned + ~done * reward, length + ~done
         return env, obs, key, done | terminated | truncated | (length >= args.eval_steps), returned, length
@@ -369,17 +368,13 @@ def evaluate(args, networks, seeds, step, folders):
     played = jax.device_get(jax.vmap(partial(play, args))(networks, keys))
     for returned, length, film, folder in zip(*played, folders, strict=True):
         if args.capture_video:
-            kind = {"extension": ".mp4", "plugin": "pyav", "codec": "h264", "fps": 15}
-            movie = imageio.imwrite("<bytes>", paint(film[: length[0]]), **kind)
+            hues = np.arange(film.shape[-1])[:, None] / film.shape[-1] + np.arange(3) / 3  # one color per channel
+            colors = np.vstack([np.zeros(3), 128 + 127 * np.cos(2 * np.pi * hues)]).astype(np.uint8)
+            images = colors[(film[: length[0]] * np.arange(1, len(colors))).max(-1)].repeat(16, 1).repeat(16, 2)
+            movie = imageio.imwrite("<bytes>", images, extension=".mp4", plugin="pyav", codec="h264", fps=15)
             write(folder / f"videos/step_{step:010d}.mp4", lambda file, movie=movie: file.write(movie))
         row = {"eval/episodic_return": returned.mean(), "eval/episodic_length": length.mean()}
         yield row | {f"eval/episode_{i}": x for i, x in enumerate(returned)}
-
-
-def paint(images):  # (time, height, width, channels) of bits -> RGB, (time, 16 height, 16 width, 3)
-    hues = np.arange(images.shape[-1])[:, None] / images.shape[-1] + np.arange(3) / 3
-    colors = np.vstack([np.zeros(3), 128 + 127 * np.cos(2 * np.pi * hues)]).astype(np.uint8)  # one per channel
-    return colors[(images * np.arange(1, len(colors))).max(-1)].repeat(16, 1).repeat(16, 2)
 
 
 def require(condition, message):  # for what the user can mend: one line, exit code 2
@@ -506,7 +501,6 @@ def check(args):  # before anything is written
 def main(args: Args):
     check(args)
     make_task(args)
-    init = jax.vmap(partial(init_state, args), out_axes=AXES)
     replay = jax.eval_shape(partial(init_state, args), args.seed).replay
     needed = 1e-9 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(replay)) * args.num_seeds
     room = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", mmap.PAGESIZE * os.sysconf("SC_PHYS_PAGES")) / 1e9
@@ -530,7 +524,7 @@ def main(args: Args):
     if not runs:
         return
     seeds, folders = list(runs), [folder for folder, _ in runs.values()]
-    step, state = restore(jax.jit(init)(jnp.array(seeds)), folders)
+    step, state = restore(jax.jit(jax.vmap(partial(init_state, args), out_axes=AXES))(jnp.array(seeds)), folders)
     if args.evaluate:
         require(step, f"{folders[0]} holds no checkpoint to evaluate")
         for seed, row in zip(seeds, evaluate(args, state.learner.network, seeds, step, folders), strict=True):

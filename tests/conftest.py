@@ -74,8 +74,23 @@ def qr_dqn():
 
 
 @pytest.fixture(scope="session")
+def ensemble_dqn():
+    return load("ensemble_dqn")
+
+
+@pytest.fixture(scope="session")
+def rem():
+    return load("rem")
+
+
+@pytest.fixture(scope="session")
 def sr_sac():
     return load("sr_sac")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest file first: two processes take a file at a time, and should end together."""
+    items.sort(key=lambda item: "test_sweep" not in item.nodeid)
 
 
 def flags(**options):

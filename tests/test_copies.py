@@ -15,7 +15,18 @@ from pathlib import Path
 ALGOS = Path(__file__).parent.parent / "algos"
 OWN = {
     *("Args", "Learner", "Transition", "State", "AXES", "init_learner", "init_state", "update", "train_step", "main"),
-    *("critic_loss", "actor_loss", "alpha_loss", "q_loss", "q_values", "optimizer", "metrics", "evaluate", "check"),
+    *(
+        "critic_loss",
+        "actor_loss",
+        "alpha_loss",
+        "q_loss",
+        "q_values",
+        "head_values",
+        "optimizer",
+        "metrics",
+        "evaluate",
+        "check",
+    ),
     "greedy_action",
 }
 DECLARATION = re.compile(r"^Parents?: (?P<parents>[^;]+); differs: (?P<names>[\w, \n]+?)$(?=\n\w+:)", re.M)

@@ -126,8 +126,9 @@ def test_epsilon_and_actions(dqn):
     assert {step: pytest.approx(float(dqn.epsilon(args, step))) for step in expected} == expected
     learner = dqn.init_learner(args, jax.random.key(1), np.zeros((10, 10, 4), bool))
     obs, keys = np.ones((10, 10, 4), bool), jax.random.split(jax.random.key(3), 60_000)
-    best = int(dqn.q_values(args, learner.network, obs).argmax())
-    act = jax.jit(lambda chance: jax.vmap(lambda key: dqn.act(args, learner.network, obs, key, chance))(keys))
+    q = dqn.q_values(args, learner.network, obs)
+    best = int(q.argmax())
+    act = jax.jit(lambda chance: jax.vmap(lambda key: dqn.act(q, key, chance))(keys))
     for chance in (0.0, 0.001, 0.3, 1.0):
         shares = np.bincount(act(chance), minlength=6) / len(keys)
         wanted = np.full(6, chance / 6) + (1 - chance) * (np.arange(6) == best)
@@ -210,6 +211,63 @@ def test_losses_against_numpy(name, request):
     assert float(loss) == pytest.approx(total / 9, rel=1e-4) == pytest.approx(float(info["losses/q_loss"]), rel=1e-4)
 
 
+# Ensembles
+
+
+@pytest.mark.parametrize("name, separate", [("ensemble_dqn", False), ("rem", False), ("rem", True)])
+def test_ensembles_against_numpy(name, separate, request):
+    """Each head by its own maximum; or one mixture for online and target values, the maximum over the mixed ones."""
+    script = request.getfixturevalue(name)
+    args = script.Args(gamma=0.9, hidden_dim=8, num_heads=4, **{"separate": separate} if name == "rem" else {})
+    script.make_task(args)
+    online, target = (script.init_learner(args, jax.random.key(i), np.zeros((10, 10, 4), bool)).network for i in (1, 2))
+    batch, total, alpha = random_batch(script, 9), 0.0, np.array([0.1, 0.2, 0.3, 0.4])
+    huber = lambda u: np.where(np.abs(u) <= 1, 0.5 * u**2, np.abs(u) - 0.5)
+    for i in range(9):
+        q = np.float64(script.head_values(args, online, batch.obs[i]))
+        following = np.float64(script.head_values(args, target, batch.next_obs[i]))
+        assert q.shape == (4, 6) and np.ptp(q, axis=0).min() > 0
+        np.testing.assert_allclose(script.q_values(args, online, batch.obs[i]), q.mean(0), atol=1e-5)
+        discount = 0.0 if batch.terminated[i] else 0.9
+        if name == "rem":
+            y = batch.reward[i] + discount * max(sum(alpha[k] * following[k, a] for k in range(4)) for a in range(6))
+            total += huber(sum(alpha[k] * q[k, batch.action[i]] for k in range(4)) - y)
+        else:
+            total += np.mean([
+                huber(q[k, batch.action[i]] - batch.reward[i] - discount * following[k].max()) for k in range(4)
+            ])  # fmt: skip
+    loss, _ = script.q_loss(online, args, target, batch, *[jnp.float32(alpha)] * (name == "rem"))
+    assert float(loss) == pytest.approx(total / 9, rel=1e-4)
+
+
+def test_mixtures(rem, monkeypatch):
+    """Drawn anew for every update, of every seed; acted on by the mean, or with separate networks by one an episode."""
+    args = rem.Args(num_heads=4)
+    drawn = jax.vmap(partial(rem.mix, args))(jax.random.split(jax.random.key(0), 2000))
+    assert (
+        (drawn >= 0).all() and np.allclose(drawn.sum(1), 1, atol=1e-6) and np.allclose(drawn.mean(0), 0.25, atol=0.01)
+    )
+    record = lambda args, old, batch, number, mixture: (
+        old,
+        {"losses/first": mixture[0], "losses/squared": mixture[0] ** 2},
+    )
+    monkeypatch.setattr(rem, "update", record)
+    for separate in (False, True):
+        args, env_step, state = begin(rem, [1, 2], num_heads=4, separate=separate)
+        seen, ends = [], []
+        for _ in range(80):
+            state = advance(rem, args, env_step, state, 1)
+            seen.append(np.asarray(state.mixture))
+            ends.append(np.asarray(state.episode_length) == 0)
+        seen, ends = np.array(seen), np.array(ends)
+        changed = (seen[1:] != seen[:-1]).any(-1)
+        assert np.array_equal(changed, ends[1:] & separate) and ends.sum() > 3
+        assert (seen == 0.25).all() != separate and not (separate and np.array_equal(seen[0, 0], seen[0, 1]))
+        count, first, squared = (np.asarray(state.totals[tag]) for tag in ("updates", "losses/first", "losses/squared"))
+        assert (squared / count - (first / count) ** 2 > 1e-3).all() and first[0] != first[1]
+    rem.train_chunk.clear_cache()
+
+
 # Small worlds
 
 
@@ -256,6 +314,7 @@ class World(environment.Environment):
         return 2
 
 
+SPECIAL = {"c51": {"num_atoms": 31, "v_max": 6}, "ensemble_dqn": {"num_heads": 5}, "rem": {"num_heads": 5}}
 KNOWN = {  # gamma 0.8: the values of the two actions at the first place, and at the second if there is one
     "reward": ([1, 1], None),
     "discount": ([0.8, 0.8], [1, 1]),
@@ -264,8 +323,15 @@ KNOWN = {  # gamma 0.8: the values of the two actions at the first place, and at
 }
 
 
-@pytest.mark.parametrize("kind", KNOWN)
-@pytest.mark.parametrize("name", ["dqn", "c51", "qr_dqn"])
+@pytest.mark.parametrize(
+    "name, kind",
+    [("dqn", kind) for kind in KNOWN]
+    + [
+        (name, kind)
+        for name in ("c51", "qr_dqn", "ensemble_dqn", "rem")
+        for kind in ("discount", "action", "truncated")
+    ],
+)
 def test_small_worlds(name, kind, request):
     script = request.getfixturevalue(name)
     if f"{kind}-world" not in gymnax.registered_envs:
@@ -273,14 +339,14 @@ def test_small_worlds(name, kind, request):
     args, env_step, state = begin(
         script, [1], env_id=f"{kind}-world", sticky=0.0, gamma=0.8, optimizer="adam", learning_rate=3e-3,
         optimizer_eps=1e-8, total_timesteps=3000, replay_ratio=1, hidden_dim=16, end_e=0.5, target_interval=20,
-        **{"num_atoms": 31, "v_max": 6} if name == "c51" else {},
+        **SPECIAL.get(name, {}),
     )  # fmt: skip
     state = advance(script, args, env_step, state, 3000)
     network = jax.tree.map(lambda x: x[0], state.learner.network)
     for place, values in enumerate(KNOWN[kind]):
         if values is not None:
             found = script.q_values(args, network, jnp.eye(2)[place])
-            np.testing.assert_allclose(found, values, atol=0.03 if name == "dqn" else 0.06)
+            np.testing.assert_allclose(found, values, atol=0.06 if name in ("c51", "qr_dqn") else 0.03)
 
 
 # The replay
@@ -303,7 +369,7 @@ def test_replay_holds_what_happened(dqn, env_id, steps):
     step, reset = jax.jit(env.step_env), jax.jit(env.reset_env)
     limit = 2500 if "Freeway" in env_id else np.inf if "MinAtar" in env_id else params.max_steps_in_episode
     ends = 0
-    for i in range(2):
+    for i in range(1 if "Freeway" in env_id else 2):
         game = jax.tree.map(lambda x, i=i: x[i], at_start.game)
         key, executed, obs, length = state_key(at_start, i), 0, first[i], 0
         returned, returns = 0.0, []
@@ -331,7 +397,7 @@ def test_replay_holds_what_happened(dqn, env_id, steps):
         for value in returns:
             average = 0.99 * average + 0.01 * value
         assert float(state.average_return[i]) == pytest.approx(average, rel=1e-4)
-    assert ends >= 2  # one of each seed at least
+    assert ends >= (1 if "Freeway" in env_id else 2)
 
 
 def same(one, two):  # images to the bit; physics up to the rounding of differently compiled programs
@@ -386,7 +452,7 @@ def test_a_seed_of_a_batch_is_the_run_alone(dqn):
 
 def test_replay_ratio_and_target_interval(dqn, monkeypatch):
     """Whole updates on their steps, numbered from 1; the target network is the network of the last multiple."""
-    for ratio, expected in ((0.25, 25 - 12), (1.5, 150 - 73), (2, 102)):
+    for ratio, expected in ((0.25, 25 - 12), (1.5, 150 - 73)):
         args, env_step, state = begin(dqn, [1], replay_ratio=ratio, target_interval=5)
         state = advance(dqn, args, env_step, state, 100)
         assert state.totals["updates"][0] == expected == next(dqn.metrics(args, state))["charts/updates"]
@@ -413,7 +479,7 @@ RANDOM = {  # mean return of uniformly random actions, six of them and the minim
 @pytest.mark.parametrize("game", RANDOM)
 def test_random_returns_of_minatar(dqn, game):
     for minimal, expected in zip((False, True), RANDOM[game], strict=True):
-        episodes = 200 if game == "Freeway" else 1000
+        episodes = {"Freeway": 200, "Seaquest": 300}.get(game, 1000)
         args = dqn.Args(env_id=f"{game}-MinAtar", minimal_actions=minimal, eval_e=1.0, eval_episodes=episodes)
         dqn.make_task(args)
         _, obs = dqn.env_reset(args, jax.random.key(0))

@@ -90,7 +90,7 @@ def test_flags_as_typed():
     "typed, says",
     [
         (["--suite", "dmc16"], "there is no suite 'dmc16'; there are dmc15"),
-        (["--suite", "dmc15", "--algos", "sax"], "no script sax in algos/; there are sac, sr_sac"),
+        (["--suite", "dmc15", "--algos", "sax"], "no script sax in algos/; there are c51, dqn"),
         (["--suite", "dmc15", "--seeds", "0"], "--seeds must be"),
         (["--suite", "dmc15", "--replay-ratios", "0"], "must be above 0"),
         (["--suite", "dmc15", "--jobs", "1000"], "do not fit on"),
