@@ -74,6 +74,11 @@ def qr_dqn():
 
 
 @pytest.fixture(scope="session")
+def sr_dqn():
+    return load("sr_dqn")
+
+
+@pytest.fixture(scope="session")
 def ensemble_dqn():
     return load("ensemble_dqn")
 

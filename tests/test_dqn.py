@@ -314,7 +314,12 @@ class World(environment.Environment):
         return 2
 
 
-SPECIAL = {"c51": {"num_atoms": 31, "v_max": 6}, "ensemble_dqn": {"num_heads": 5}, "rem": {"num_heads": 5}}
+SPECIAL = {
+    "c51": {"num_atoms": 31, "v_max": 6},
+    "ensemble_dqn": {"num_heads": 5},
+    "rem": {"num_heads": 5},
+    "sr_dqn": {"reset_interval": 1400},
+}
 KNOWN = {  # gamma 0.8: the values of the two actions at the first place, and at the second if there is one
     "reward": ([1, 1], None),
     "discount": ([0.8, 0.8], [1, 1]),
@@ -463,6 +468,54 @@ def test_replay_ratio_and_target_interval(dqn, monkeypatch):
     count = int(state.totals["updates"][0])
     assert float(state.totals["losses/number"][0]) == count * (count + 1) / 2
     dqn.train_chunk.clear_cache()
+
+
+# Resets
+
+
+@pytest.mark.parametrize("kind, kept", [("last", 1.0), ("all", 0.0), ("shrink", 0.8)])
+def test_what_a_reset_renews(sr_dqn, kind, kept):
+    """Of the encoder a share stays, of the last layer nothing; target network and optimizer start with the new one."""
+    args = sr_dqn.Args(hidden_dim=12, reset_kind=kind, shrink=0.8)
+    sr_dqn.make_task(args)
+    obs, key = np.zeros((10, 10, 4), bool), jax.random.key(7)
+    old = sr_dqn.init_learner(args, jax.random.key(1), obs)
+    old, _ = sr_dqn.update(args, old, random_batch(sr_dqn, 7), 1)
+    fresh = sr_dqn.init_learner(args, key, obs)
+    new = sr_dqn.reset(args, key, old, obs)
+    before, drawn, after = plain(old.network), plain(fresh.network), plain(new.network)
+    for name, x in after.items():
+        share = 0.0 if name.startswith("out") else kept
+        np.testing.assert_allclose(x, share * before[name] + (1 - share) * drawn[name], atol=1e-6)
+    one, two = leaves(new.network), leaves(new.target_network)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert all(not x.any() for x in leaves(new.opt).values()) and any(x.any() for x in leaves(old.opt).values())
+
+
+def test_resets_come_when_due_and_draw_anew(sr_dqn):
+    """Ratio 1.5, every 60 updates: after steps 40 and 80, from fresh keys in each seed; the replay stays."""
+    args, env_step, state = begin(
+        sr_dqn, [1, 2], reset_interval=60, reset_kind="all", learning_starts=20, batch_size=16
+    )
+    heads, resets = [], []
+    for _ in range(100):
+        state = advance(sr_dqn, args, env_step, state, 1)
+        heads.append(np.asarray(state.learner.network["params"]["Dense_0"]["kernel"]))
+        resets.append(next(sr_dqn.metrics(args, state))["charts/resets"])
+    jumps = [i + 1 for i in range(1, 100) if np.abs(heads[i] - heads[i - 1]).max() > 0.2]
+    assert jumps == [41, 81] and [resets[i - 1] for i in (40, 41, 80, 81, 100)] == [0, 1, 1, 2, 2]
+    assert not np.allclose(heads[40][0], heads[40][1], atol=0.2) and not np.allclose(heads[40], heads[80], atol=0.2)
+    assert (np.asarray(state.stored) == 100).all()
+
+
+def test_without_resets_it_is_dqn(dqn, sr_dqn):
+    """To the bit: its keys are drawn beside the parent's."""
+    found = []
+    for script, options in ((dqn, {}), (sr_dqn, {"reset_interval": 0})):
+        args, env_step, state = begin(script, [1], **options)
+        state = advance(script, args, env_step, state, 100)
+        found.append(leaves((state.learner, state.replay)))
+    assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
 
 
 # MinAtar
