@@ -79,8 +79,8 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution with nn.Conv's parameters and results. XLA's is slow on CPUs inside a loop (one update of an Atari
-    network: 281 ms, 22 ms outside), so there it is the image's shifted copies and one matrix product (29 ms)."""
+    """A convolution with nn.Conv's parameters and results. XLA's is slow on CPUs inside a loop: there it is the image's
+    shifted copies and one matrix product."""
 
     features: int
     size: int
@@ -281,7 +281,7 @@ def train_step(args, env_step, state, _):
         learner, totals = carry
         key = jax.random.fold_in(update_key, i)
         held = jnp.minimum(stored, args.buffer_size).astype(jnp.uint32)
-        index = jax.random.bits(key, (args.batch_size,)) % held  # of 2^32: as good as uniform, in half randint's time
+        index = jax.random.bits(key, (args.batch_size,)) % held  # of 2^32: as good as randint, at less cost
         batch, number = jax.tree.map(lambda ring: ring[index], replay), first + i
         learner, info = update(args, learner, batch, number)
         return learner, totals | {tag: totals[tag] + x for tag, x in (info | {"updates": 1}).items()}

@@ -48,8 +48,8 @@ class Args:
     eps_in_sqrt: bool = False  # RMSProp adds it within the root instead, as TensorFlow did for the Nature paper
     loss: Literal["huber", "mse"] = "huber"  # of the temporal-difference error: Huber's (bound at 1), or its square
     target_interval: int = 1_000  # gradient updates between two copies of the network to the target network
-    num_heads: int = 200  # estimates of the values; the paper has 4 if they are separate
-    separate: bool = False  # the online form: each estimate a network of its own, and one mixture to act on per episode
+    num_heads: int = 200  # estimates of the values; the paper has 4 networks, or 200 heads
+    multi_network: bool = False  # the online form: each a network of its own, and one mixture an episode to act on
     hidden_dim: int = 128  # width of the hidden layer (two of them where observations are no images); 0 has none
     padding: Literal["VALID", "SAME"] = "VALID"  # of the convolution: VALID leaves 8 x 8 positions of 10 x 10, SAME all
     log_interval: int = 5_000  # environment steps between two rows of metrics.csv
@@ -80,8 +80,8 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution with nn.Conv's parameters and results. XLA's is slow on CPUs inside a loop (one update of an Atari
-    network: 281 ms, 22 ms outside), so there it is the image's shifted copies and one matrix product (29 ms)."""
+    """A convolution with nn.Conv's parameters and results. XLA's is slow on CPUs inside a loop: there it is the image's
+    shifted copies and one matrix product."""
 
     features: int
     size: int
@@ -142,7 +142,7 @@ class RemNetwork(nn.Module):
     @nn.compact
     def __call__(self, obs):  # one observation -> (num_heads, num_actions)
         networks = nn.vmap(QNetwork, {"params": 0}, {"params": True}, in_axes=None, axis_size=self.args.num_heads)
-        return networks(self.args)(obs) if self.args.separate else EnsembleNetwork(self.args)(obs)
+        return networks(self.args)(obs) if self.args.multi_network else EnsembleNetwork(self.args)(obs)
 
 
 @struct.dataclass
@@ -303,7 +303,7 @@ def train_step(args, env_step, state, _):
         learner, totals = carry
         key, update_mix_key = jax.random.split(jax.random.fold_in(update_key, i))
         held = jnp.minimum(stored, args.buffer_size).astype(jnp.uint32)
-        index = jax.random.bits(key, (args.batch_size,)) % held  # of 2^32: as good as uniform, in half randint's time
+        index = jax.random.bits(key, (args.batch_size,)) % held  # of 2^32: as good as randint, at less cost
         batch, number = jax.tree.map(lambda ring: ring[index], replay), first + i
         learner, info = update(args, learner, batch, number, mix(args, update_mix_key))
         return learner, totals | {tag: totals[tag] + x for tag, x in (info | {"updates": 1}).items()}
@@ -316,7 +316,7 @@ def train_step(args, env_step, state, _):
     totals |= {tag: totals[tag] + jnp.where(done, x, 0) for tag, x in ended.items()}
     average = jnp.where(done, 0.99 * state.average_return + 0.01 * returned, state.average_return)
     returned, length = jnp.where(done, 0, returned), jnp.where(done, 0, length)
-    mixture = jnp.where(done & args.separate, mix(args, mix_key), state.mixture)
+    mixture = jnp.where(done & args.multi_network, mix(args, mix_key), state.mixture)
     state = State(step, env, key, learner, replay, stored, obs, returned, length, average, mixture, totals)
     return state, jnp.isfinite(jnp.stack(list(totals.values()))).all()
 
@@ -334,7 +334,7 @@ def init_state(args, seed):
     zero, count, learner = jnp.zeros(()), jnp.zeros((), jnp.int32), init_learner(args, learner_key, obs)
     row = Transition(obs, count, zero, zero > 0, obs)
     rows = lambda n: jax.tree.map(lambda x: jnp.zeros((n, *x.shape), x.dtype), row)
-    mixture = mix(args, mix_key) if args.separate else jnp.full(args.num_heads, 1 / args.num_heads)
+    mixture = mix(args, mix_key) if args.multi_network else jnp.full(args.num_heads, 1 / args.num_heads)
     tags = jax.eval_shape(partial(update, args), learner, rows(args.batch_size), count, mixture)[1]
     totals = dict.fromkeys((*tags, "updates", "episodes", "charts/episodic_return", "charts/episodic_length"), zero)
     return State(count, env, key, learner, rows(args.buffer_size), count, obs, zero, count, zero, mixture, totals)

@@ -37,8 +37,8 @@ class Args:
     total_timesteps: int = 1_000_000  # environment steps per seed; may be raised later, and the run goes on
     replay_ratio: float = 4  # gradient updates per environment step; 0.25: one in 4 (BBF's code: times the batch)
     reset_interval: int = 200_000  # gradient updates between two resets; 0 never resets
-    reset_kind: Literal["last", "all", "shrink"] = "shrink"  # last layer; all; last layer and a shrunken encoder
-    shrink: float = 0.5  # what a shrunken encoder keeps of its weights; the rest comes from fresh ones
+    reset_kind: Literal["last", "all", "shrink-and-perturb"] = "shrink-and-perturb"  # what a reset renews
+    shrink_factor: float = 0.5  # what shrink-and-perturb keeps of the weights; the rest comes from fresh ones
     learning_starts: int = 5_000  # environment steps with uniformly random actions; the first update comes in this step
     buffer_size: int = 100_000  # transitions in the replay, per seed
     batch_size: int = 32  # transitions per update
@@ -81,8 +81,8 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution with nn.Conv's parameters and results. XLA's is slow on CPUs inside a loop (one update of an Atari
-    network: 281 ms, 22 ms outside), so there it is the image's shifted copies and one matrix product (29 ms)."""
+    """A convolution with nn.Conv's parameters and results. XLA's is slow on CPUs inside a loop: there it is the image's
+    shifted copies and one matrix product."""
 
     features: int
     size: int
@@ -266,7 +266,7 @@ def reset(args, key, old, obs):
     """A fresh Learner, but for what the kind of reset keeps of the encoder. The target network takes the new network,
     and the optimizer starts anew."""
     fresh = init_learner(args, key, obs)
-    kept = {"last": 1.0, "all": 0.0, "shrink": args.shrink}[args.reset_kind]
+    kept = {"last": 1.0, "all": 0.0, "shrink-and-perturb": args.shrink_factor}[args.reset_kind]
     blend = lambda new, old: kept * old + (1 - kept) * new
     encoder = jax.tree.map(blend, fresh.network["params"]["Encoder_0"], old.network["params"]["Encoder_0"])
     network = {"params": fresh.network["params"] | {"Encoder_0": encoder}}
@@ -289,7 +289,7 @@ def train_step(args, env_step, state, _):
         learner, totals = carry
         key = jax.random.fold_in(update_key, i)
         held = jnp.minimum(stored, args.buffer_size).astype(jnp.uint32)
-        index = jax.random.bits(key, (args.batch_size,)) % held  # of 2^32: as good as uniform, in half randint's time
+        index = jax.random.bits(key, (args.batch_size,)) % held  # of 2^32: as good as randint, at less cost
         batch, number = jax.tree.map(lambda ring: ring[index], replay), first + i
         learner, info = update(args, learner, batch, number)
         return learner, totals | {tag: totals[tag] + x for tag, x in (info | {"updates": 1}).items()}
@@ -484,9 +484,10 @@ def restore(state, folders):
 
 
 def check(args):  # before anything is written
-    zero = "seed gamma sticky end_e eval_e hidden_dim eval_interval checkpoint_interval reset_interval shrink".split()
+    zero = "seed gamma sticky end_e eval_e hidden_dim eval_interval checkpoint_interval".split()
+    zero += ["reset_interval", "shrink_factor"]
     for name, value in dataclasses.asdict(args).items():
-        most = 1 if name in ("gamma", "sticky", "end_e", "eval_e", "shrink") else 2**31 - 1
+        most = 1 if name in ("gamma", "sticky", "end_e", "eval_e", "shrink_factor") else 2**31 - 1
         fits = isinstance(value, str | bool) or (0 if name in zero else 1e-9) <= value <= most
         require(fits, f"--{name.replace('_', '-')} cannot be {value}")
     uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval

@@ -318,7 +318,7 @@ def measure_bound(args, note, cores):
     gflops = spread([rate * products["gflop"] for rate in products["rates"]], 0)
     print(f"One core, one thread: {rates[0]} updates/s, {products['gflop']:.3f} GFLOP each by XLA's count. Plain")
     print(f"products of as many operations: {rates[1]}/s ({gflops} GFLOP/s), {spread(over(products, updates))} times")
-    print("as fast: no program for the same products can win more.\n", flush=True)
+    print("as fast: about what a program for the same products could win at most.\n", flush=True)
 
 
 def measure_pinned(args, note, cores):
@@ -369,6 +369,8 @@ def main(args: Args):
         return
     unknown = [part for part in args.parts if part not in PARTS]
     require(args.parts and not unknown, f"--parts takes {', '.join(PARTS)}, not {' '.join(unknown) or 'nothing'}")
+    pool = Path(args.script).is_file() and "def make_pool(" in Path(args.script).read_text()
+    require(pool, f"--script {args.script} is no script on a pool of environments; give sac.py or one of its children")
     require(args.rounds > 0 and args.seconds > 0 and args.ratios, "--rounds, --seconds and --ratios must be positive")
     missing = "sbx" in args.parts and not Path(args.sbx_python).exists()
     others = " ".join(part for part in args.parts if part != "sbx") or "own"
