@@ -47,6 +47,7 @@ clean:
 	@.venv/sbx/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-sbx.txt
 	@touch $@
 
-.venv/test/ready: requirements-test.txt requirements-slurm.txt requirements-ray.txt .venv/ready
+.venv/test/ready: requirements-test.txt requirements-rlax.txt requirements-slurm.txt requirements-ray.txt .venv/ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/test --requirement requirements-test.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/test --no-deps --requirement requirements-rlax.txt
 	@touch $@

@@ -143,16 +143,9 @@ class Transition:
 
 
 @struct.dataclass
-class Env:
-    game: object  # gymnax's state
-    executed: jax.Array  # the action executed last, also across episodes
-    key: jax.Array  # of the environment alone: what an agent draws does not change its world
-
-
-@struct.dataclass
 class State:  # everything that changes while training
     step: jax.Array  # environment steps so far, the same for every seed
-    env: Env
+    env: tuple  # gymnax's state; the action executed last, also across episodes; a key of the environment alone
     key: jax.Array
     learner: Learner
     replay: Transition  # ring buffer, leaves (buffer_size, ...)
@@ -169,43 +162,38 @@ AXES = State(**dict.fromkeys(State.__dataclass_fields__, 0) | {"step": None})
 
 @cache
 def make_task(args):
-    """-> gymnax's environment and its parameters; first called outside of any trace."""
+    """-> gymnax's environment, its parameters, the type of its observations; first called outside of any trace."""
     close = difflib.get_close_matches(args.env_id, gymnax.registered_envs, 4)
     require(args.env_id in gymnax.registered_envs, f"there is no task {args.env_id!r}; close names: {close}")
     minatar = args.env_id.endswith("-MinAtar")
     special = args.minimal_actions or args.capture_video
     require(minatar or not special, "--minimal-actions and --capture-video are for MinAtar's games")
     env, params = gymnax.make(args.env_id, **{"use_minimal_action_set": args.minimal_actions} if minatar else {})
-    discrete = isinstance(env.action_space(params), gymnax.environments.spaces.Discrete)
-    require(discrete, f"{args.env_id} has no discrete actions; DQN needs them")
+    require(hasattr(env.action_space(params), "n"), f"{args.env_id} has no discrete actions; DQN needs them")
     if minatar and not args.env_id.startswith("Freeway"):
         params = params.replace(max_steps_in_episode=2**31 - 1)  # MinAtar has no time limits
-    return env, params
-
-
-def observe(args, obs):  # MinAtar's images are of bits, one byte each in the replay
-    return obs.astype(bool) if args.env_id.endswith("-MinAtar") else jnp.asarray(obs, jnp.float32)
+    return env, params, bool if minatar else jnp.float32  # MinAtar's images are of bits: one byte each in the replay
 
 
 def env_reset(args, key):
-    """-> Env, first observation."""
-    env, params = make_task(args)
+    """-> env, first observation."""
+    env, params, dtype = make_task(args)
     key, reset_key = jax.random.split(key)
     obs, game = env.reset(reset_key, params)
-    return Env(jax.tree.map(jnp.asarray, game), jnp.zeros((), jnp.int32), key), observe(args, obs)
+    return (jax.tree.map(jnp.asarray, game), jnp.zeros((), jnp.int32), key), jnp.asarray(obs, dtype)
 
 
 def env_step(args, state, action):
-    """-> Env, (next_obs, reward, terminated, truncated, obs): `next_obs` is the episode's own; `obs`, at an episode's
+    """-> env, (next_obs, reward, terminated, truncated, obs): `next_obs` is the episode's own; `obs`, at an episode's
     end the next one's first, is what to act on."""
-    env, params = make_task(args)
-    key, step_key, sticky_key = jax.random.split(state.key, 3)
-    action = jnp.where(jax.random.bernoulli(sticky_key, args.sticky), state.executed, action)
-    obs, game, reward, terminated, truncated, info = env.step(step_key, state.game, action, params)
+    (env, params, dtype), (game, executed, key) = make_task(args), state
+    key, step_key, sticky_key = jax.random.split(key, 3)
+    action = jnp.where(jax.random.bernoulli(sticky_key, args.sticky), executed, action)
+    obs, game, reward, terminated, truncated, info = env.step(step_key, game, action, params)
     if args.env_id.startswith("Freeway"):  # whose only end, after 2,500 steps, is the game's own
         terminated, truncated = terminated | truncated, jnp.zeros_like(truncated)
-    out = (observe(args, info["final_observation"]), jnp.float32(reward), terminated, truncated, observe(args, obs))
-    return Env(game, action, key), out
+    next_obs, obs = jnp.asarray(info["final_observation"], dtype), jnp.asarray(obs, dtype)
+    return (game, action, key), (next_obs, jnp.float32(reward), terminated, truncated, obs)
 
 
 def optimizer(args):
@@ -257,8 +245,7 @@ def update(args, old, batch, number):
     grad, info = jax.grad(q_loss, has_aux=True)(old.network, args, old.target_network, batch)
     change, opt = optimizer(args).update(grad, old.opt)
     network = optax.apply_updates(old.network, change)
-    copy = number % args.target_interval == 0
-    target_network = jax.lax.cond(copy, lambda: network, lambda: old.target_network)
+    target_network = optax.periodic_update(network, old.target_network, number, args.target_interval)
     return Learner(network, target_network, opt), info
 
 
@@ -333,8 +320,7 @@ def metrics(args, state):
     known = {"charts/updates": updates, "charts/epsilon": float(epsilon(args, state.step))}
     counts = {"charts": totals.pop("episodes"), "losses": totals.pop("updates")}
     for i in range(len(counts["charts"])):
-        means = {tag: (x[i], counts[tag.split("/")[0]][i]) for tag, x in totals.items()}
-        means = {tag: x / count for tag, (x, count) in means.items() if count}
+        means = {tag: x[i] / n[i] for tag, x in totals.items() if (n := counts[tag.split("/")[0]])[i]}
         yield means | {tag: x[i] for tag, x in now.items()} | known
 
 
@@ -342,24 +328,22 @@ def metrics(args, state):
 def play(args, network, key):
     """Evaluation of one seed -> returns, lengths (eval_episodes,), observations of the first (eval_steps, ...)."""
 
-    def one(env, obs, key, done, returned, length):
-        key, act_key = jax.random.split(key)
-        action = act(q_values(args, network, obs), act_key, args.eval_e)
-        env, (_, reward, terminated, truncated, obs) = env_step(args, env, action)
-        returned, length = returned + ~done * reward, length + ~done
-        return env, obs, key, done | terminated | truncated | (length >= args.eval_steps), returned, length
-
     def step(carry):
-        film, t, players = carry
-        film = film.at[t].set(players[1][0]) if args.capture_video else film
-        return film, t + 1, jax.vmap(one)(*players)
+        film, t, env, obs, key, done, returned, length = carry
+        film = film.at[t].set(obs[0]) if args.capture_video else film
+        key = jax.vmap(jax.random.split)(key)
+        action = jax.vmap(lambda obs, key: act(q_values(args, network, obs), key, args.eval_e))(obs, key[:, 1])
+        env, (_, reward, terminated, truncated, obs) = jax.vmap(partial(env_step, args))(env, action)
+        returned, length = returned + ~done * reward, length + ~done
+        done |= terminated | truncated | (length >= args.eval_steps)
+        return film, t + 1, env, obs, key[:, 0], done, returned, length
 
     keys = jax.vmap(jax.random.split)(jax.random.split(key, args.eval_episodes))
     (env, obs), zero = jax.vmap(partial(env_reset, args))(keys[:, 0]), jnp.zeros(args.eval_episodes)
     film = jnp.zeros((args.eval_steps * args.capture_video, *obs.shape[1:]), obs.dtype)
-    players = (env, obs, keys[:, 1], zero > 0, zero, zero.astype(int))
-    film, _, players = jax.lax.while_loop(lambda carry: ~carry[2][3].all(), step, (film, 0, players))
-    return *players[4:], film
+    start = film, 0, env, obs, keys[:, 1], zero > 0, zero, zero.astype(int)
+    film, *_, returned, length = jax.lax.while_loop(lambda carry: ~carry[5].all(), step, start)
+    return returned, length, film
 
 
 def evaluate(args, networks, seeds, step, folders):
@@ -368,9 +352,8 @@ def evaluate(args, networks, seeds, step, folders):
     played = jax.device_get(jax.vmap(partial(play, args))(networks, keys))
     for returned, length, film, folder in zip(*played, folders, strict=True):
         if args.capture_video:
-            hues = np.arange(film.shape[-1])[:, None] / film.shape[-1] + np.arange(3) / 3  # one color per channel
-            colors = np.vstack([np.zeros(3), 128 + 127 * np.cos(2 * np.pi * hues)]).astype(np.uint8)
-            images = colors[(film[: length[0]] * np.arange(1, len(colors))).max(-1)].repeat(16, 1).repeat(16, 2)
+            colors = np.random.default_rng(7).integers(64, 256, (film.shape[-1], 3), np.uint8)  # one for each channel
+            images = (film[: length[0], ..., None] * colors).max(-2).repeat(16, 1).repeat(16, 2)
             movie = imageio.imwrite("<bytes>", images, extension=".mp4", plugin="pyav", codec="h264", fps=15)
             write(folder / f"videos/step_{step:010d}.mp4", lambda file, movie=movie: file.write(movie))
         row = {"eval/episodic_return": returned.mean(), "eval/episodic_length": length.mean()}
@@ -537,9 +520,7 @@ def main(args: Args):
     stop = []  # signals so far: the first ends the chunk under way and saves, a second one ends the program
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: (stop.append(number), signal.signal(number, signal.SIG_DFL)))
-    most = max(
-        1, 5000 / (max(1, args.replay_ratio) * len(seeds))
-    )  # steps of seconds: between chunks, signals are served
+    most = max(1, 5000 / (max(1, args.replay_ratio) * len(seeds)))  # steps, of seconds, until a signal is served
     size = max(n for n in range(1, args.log_interval + 1) if args.log_interval % n == 0 and n <= most)
     bar = tqdm(total=args.total_timesteps, initial=step, unit="step", disable=None, smoothing=0.05)
     begin, took, since, one_step = time.time(), 0.0, step, partial(env_step, args)

@@ -94,10 +94,14 @@ def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, ext
         for ratio in replay_ratios:
             for env_id in suite.scores:
                 for algo in algos:
-                    flags = suite.flags | suite.algo_flags.get(algo, {}) | typed
+                    script = suite.variants.get(algo, algo)
+                    flags = (
+                        suite.flags | ({"exp-name": algo} if script != algo else {}) | suite.algo_flags.get(algo, {})
+                    )
+                    flags |= suite.task_flags.get(algo, {}).get(env_id, {}) | typed
                     own = {"env-id": env_id, "replay-ratio": f"{ratio:g}", "seed": first}
                     own |= {"num-seeds": len(numbers)} if len(numbers) > 1 else {}
-                    words = [f"algos/{algo}.py"]
+                    words = [f"algos/{script}.py"]
                     for name, value in (own | flags | {"runs-dir": runs_dir}).items():
                         words += [f"--{name}"] if value is None else [f"--{name}", str(value)]
                     stem = f"{env_id}__{flags.get('exp-name') or algo}__rr{ratio:g}__".replace("/", "-")

@@ -15,9 +15,15 @@ class Suite:
     flags: dict[str, object]
     """flags of every script, as typed"""
     statistic: tuple[int, int]
-    """fixed beforehand, for comparisons: a run's score is its mean evaluation return from this step to that one"""
+    """fixed beforehand, for comparisons: a run's score is the mean of its metric from this step to that one"""
     algo_flags: dict[str, dict[str, object]] = field(default_factory=dict)
-    """flags of one script alone"""
+    """flags of one script alone; None is a switch"""
+    task_flags: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
+    """flags of one script on one task: {script: {task: flags}}"""
+    variants: dict[str, str] = field(default_factory=dict)
+    """further agents, {name: script}; `algo_flags` and `task_flags` of that name are all they have in addition"""
+    metric: str = "eval/episodic_return"
+    """what is scored: this, `charts/average_return`, or `charts/mean_return`, of all training episodes so far"""
 
 
 DMC = (0.0, 1000.0)  # DeepMind Control: an episode's return lies between these by construction; papers divide by 1,000
@@ -50,6 +56,37 @@ GYM = {
     "Humanoid-v4": (123.0, 5165.0),
 }
 
+# MinAtar. Random: mean returns of random actions with all six actions and sticky actions, over 1,500 episodes or more
+# (150 for Freeway; standard errors up to 0.08), of MinAtar 1.0.15. Best: DQN's training return after 5M steps in the
+# MinAtar paper, read from its figure within 3 %; good agents exceed them.
+MINATAR = {
+    "Breakout-MinAtar": (0.5, 10.1),
+    "Asterix-MinAtar": (0.52, 16.6),
+    "Freeway-MinAtar": (0.14, 50.3),
+    "SpaceInvaders-MinAtar": (2.8, 43.9),
+    "Seaquest-MinAtar": (0.1, 20.0),
+}
+# The step sizes that the MinAtar paper found best for DQN, 2 to the power of -9, -13, -11, -12 and -13
+MINATAR_STEP_SIZES = {
+    "Breakout-MinAtar": {"learning-rate": 0.001953125},
+    "Asterix-MinAtar": {"learning-rate": 0.0001220703125},
+    "Freeway-MinAtar": {"learning-rate": 0.00048828125},
+    "SpaceInvaders-MinAtar": {"learning-rate": 0.000244140625},
+    "Seaquest-MinAtar": {"learning-rate": 0.0001220703125},
+}
+# DQN as Obando-Ceron & Castro 2021 set it for MinAtar; rainbow.py, c51.py and qr_dqn.py have their settings as they are
+REVISITING_DQN = {
+    "learning-starts": 1_000,
+    "exploration-steps": 250_000,
+    "end-e": 0.01,
+    "optimizer": "adam",
+    "optimizer-eps": 3.125e-4,
+    "target-interval": 250,
+    "hidden-dim": 0,
+    "padding": "SAME",
+}
+FEW_LOGS = {"log-interval": 25_000, "eval-interval": 250_000, "checkpoint-interval": 100_000}
+
 SUITES = {
     "dmc15": Suite(
         "the fifteen tasks of the SR-SAC paper, 500k steps: for GPUs",
@@ -81,6 +118,52 @@ SUITES = {
         GYM,
         {"total-timesteps": 1_000_000},
         (900_000, 1_000_000),
+    ),
+    "minatar5": Suite(
+        "MinAtar's five games, 1M steps, an update per step: the MinAtar paper's protocol and DQN's step sizes",
+        MINATAR,
+        {"total-timesteps": 1_000_000} | FEW_LOGS,
+        (1_000_000, 1_000_000),
+        task_flags={"dqn": MINATAR_STEP_SIZES, "sr_dqn": MINATAR_STEP_SIZES},
+        metric="charts/average_return",
+    ),
+    "minatar4_rainbow": Suite(
+        "four games of MinAtar, 1M steps, at ratio 0.25: DQN, Rainbow and Rainbow without each of its parts",
+        {env: scores for env, scores in MINATAR.items() if env != "Seaquest-MinAtar"},
+        {"total-timesteps": 1_000_000} | FEW_LOGS,
+        (1_000_000, 1_000_000),
+        {
+            "dqn": REVISITING_DQN,
+            "rainbow_no_double": {"no-double": None},
+            "rainbow_no_priorities": {"priority-exponent": 0},
+            "rainbow_no_dueling": {"no-dueling": None},
+            "rainbow_1_step": {"n-step": 1},
+            "rainbow_no_distribution": {"no-distributional": None},
+            "rainbow_no_noise": {"noise-scale": 0},
+        },
+        variants={
+            "rainbow_no_double": "rainbow",
+            "rainbow_no_priorities": "rainbow",
+            "rainbow_no_dueling": "rainbow",
+            "rainbow_1_step": "rainbow",
+            "rainbow_no_distribution": "rainbow",
+            "rainbow_no_noise": "rainbow",
+        },
+        metric="charts/mean_return",
+    ),
+    "minatar3_ratios": Suite(
+        "three games of MinAtar, 200k steps: replay ratios of DQN with and without resets every 100k updates",
+        {env: MINATAR[env] for env in ("Breakout-MinAtar", "Freeway-MinAtar", "SpaceInvaders-MinAtar")},
+        {
+            "total-timesteps": 200_000,
+            "log-interval": 10_000,
+            "eval-interval": 10_000,
+            "eval-episodes": 5,
+            "exploration-steps": 50_000,
+        },
+        (100_000, 200_000),
+        {"sr_dqn": {"reset-interval": 100_000}},
+        task_flags={"dqn": MINATAR_STEP_SIZES, "sr_dqn": MINATAR_STEP_SIZES},
     ),
     "reset_study": Suite(
         "one reset on an easy task, in minutes: what it costs and how fast the replay makes up for it",

@@ -48,7 +48,7 @@ class Args:
     suite: str
     """name of the suite, in benchmark/suites.py"""
     algos: tuple[str, ...] = ("sac", "sr_sac")
-    """scripts of algos/"""
+    """scripts of algos/, or variants that the suite names"""
     replay_ratios: tuple[float, ...] = (1.0,)
     """gradient updates per environment step"""
     seeds: int = 5
@@ -254,11 +254,9 @@ def run_local(jobs, args, signals, display):
 def plain(args, extra):
     """Checks what was typed and expands it -> jobs. Ends with one line if something is wrong."""
     require(args.suite in SUITES, f"there is no suite {args.suite!r}; there are {', '.join(SUITES)}")
-    there = sorted(path.stem for path in (ROOT / "algos").glob("*.py"))
+    there = sorted([path.stem for path in (ROOT / "algos").glob("*.py")] + [*SUITES[args.suite].variants])
     unknown = [algo for algo in args.algos if algo not in there]
-    require(
-        not unknown and args.algos, f"there is no script {', '.join(unknown)} in algos/; there are {', '.join(there)}"
-    )
+    require(not unknown and args.algos, f"there is no script {', '.join(unknown)}; there are {', '.join(there)}")
     require(args.seeds >= 1 and args.seeds_per_job >= 0, "--seeds must be 1 or more, --seeds-per-job 0 or more")
     require(args.replay_ratios and min(args.replay_ratios) > 0, "--replay-ratios must be above 0")
     require(

@@ -1,12 +1,15 @@
 """What the tests share: the scripts as modules, small arguments, and a way to run a script as its user does."""
 
 import csv
+import importlib
 import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
+import jax
 import numpy as np
 import pytest
 
@@ -86,6 +89,26 @@ def ensemble_dqn():
 @pytest.fixture(scope="session")
 def rem():
     return load("rem")
+
+
+@pytest.fixture(scope="session")
+def rainbow():
+    return load("rainbow")
+
+
+@pytest.fixture(scope="session")
+def rlax():
+    """Its losses. The package of its distributions does not run beside this JAX: of that they need a cross-entropy."""
+
+    class Categorical:
+        def __init__(self, logits=None, probs=None):
+            self.probs, self.log_probs = probs, None if logits is None else logits - jax.nn.logsumexp(logits, -1)
+
+        def cross_entropy(self, other):
+            return -(self.probs * other.log_probs).sum(-1)
+
+    sys.modules.setdefault("distrax", MagicMock(Categorical=Categorical))
+    return importlib.import_module("rlax")
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ OWN = {
         "evaluate",
         "check",
     ),
-    "greedy_action",
+    *("greedy_action", "epsilon"),
 }
 DECLARATION = re.compile(r"^Parents?: (?P<parents>[^;]+); differs: (?P<names>[\w, \n]+?)$(?=\n\w+:)", re.M)
 

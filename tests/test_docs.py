@@ -70,7 +70,7 @@ def unknown_flags(markdown):
                 known = [*flags_of(program), "--help"], [*every_script]
                 for words, there in zip((own, passed), known, strict=True):
                     typed = [word.split("=")[0] for word in shlex.split(words.replace("...", "")) if word[:2] == "--"]
-                    found += [f"{program}: {flag}" for flag in typed if flag not in there]
+                    found += [f"{program}: {flag}" for flag in typed if flag.replace("--no-", "--") not in there]
             elif "full_entropy" not in program:  # the example of fork.md
                 found.append(f"no program {program}")
     return found

@@ -319,6 +319,7 @@ SPECIAL = {
     "ensemble_dqn": {"num_heads": 5},
     "rem": {"num_heads": 5},
     "sr_dqn": {"reset_interval": 1400},
+    "rainbow": {"num_atoms": 31, "v_max": 6},
 }
 KNOWN = {  # gamma 0.8: the values of the two actions at the first place, and at the second if there is one
     "reward": ([1, 1], None),
@@ -333,7 +334,7 @@ KNOWN = {  # gamma 0.8: the values of the two actions at the first place, and at
     [("dqn", kind) for kind in KNOWN]
     + [
         (name, kind)
-        for name in ("c51", "qr_dqn", "ensemble_dqn", "rem")
+        for name in ("c51", "qr_dqn", "ensemble_dqn", "rem", "rainbow")
         for kind in ("discount", "action", "truncated")
     ],
 )
@@ -342,16 +343,16 @@ def test_small_worlds(name, kind, request):
     if f"{kind}-world" not in gymnax.registered_envs:
         gymnax.registration.register(f"{kind}-world", partial(World, kind))
     args, env_step, state = begin(
-        script, [1], env_id=f"{kind}-world", sticky=0.0, gamma=0.8, optimizer="adam", learning_rate=3e-3,
+        script, [1], env_id=f"{kind}-world", sticky=0.0, gamma=0.8, learning_rate=3e-3,
         optimizer_eps=1e-8, total_timesteps=3000, replay_ratio=1, hidden_dim=16, end_e=0.5, target_interval=20,
-        **SPECIAL.get(name, {}),
+        **SPECIAL.get(name, {}), **{} if name == "rainbow" else {"optimizer": "adam"},
     )  # fmt: skip
     state = advance(script, args, env_step, state, 3000)
     network = jax.tree.map(lambda x: x[0], state.learner.network)
     for place, values in enumerate(KNOWN[kind]):
         if values is not None:
             found = script.q_values(args, network, jnp.eye(2)[place])
-            np.testing.assert_allclose(found, values, atol=0.06 if name in ("c51", "qr_dqn") else 0.03)
+            np.testing.assert_allclose(found, values, atol=0.06 if name in ("c51", "qr_dqn", "rainbow") else 0.03)
 
 
 # The replay
@@ -375,7 +376,7 @@ def test_replay_holds_what_happened(dqn, env_id, steps):
     limit = 2500 if "Freeway" in env_id else np.inf if "MinAtar" in env_id else params.max_steps_in_episode
     ends = 0
     for i in range(1 if "Freeway" in env_id else 2):
-        game = jax.tree.map(lambda x, i=i: x[i], at_start.game)
+        game = jax.tree.map(lambda x, i=i: x[i], at_start[0])
         key, executed, obs, length = state_key(at_start, i), 0, first[i], 0
         returned, returns = 0.0, []
         for t in range(steps):
@@ -410,7 +411,7 @@ def same(one, two):  # images to the bit; physics up to the rounding of differen
 
 
 def state_key(env, i):
-    return jax.random.wrap_key_data(jax.random.key_data(env.key)[i])
+    return jax.random.wrap_key_data(jax.random.key_data(env[2])[i])
 
 
 def ring_copies(script):

@@ -18,7 +18,12 @@ import pytest
 from conftest import SMALL, SMALL_GYMNAX, assert_same, command, environment, flags, results, run, table
 
 KILLS = int(os.environ.get("KILLS", 2))
-OPTIONS = {"sac": SMALL, "sr_sac": SMALL | {"reset_interval": 150}, "dqn": SMALL_GYMNAX}  # resets at 100, 200, 300
+OPTIONS = {
+    "sac": SMALL,
+    "sr_sac": SMALL | {"reset_interval": 150},
+    "dqn": SMALL_GYMNAX,
+    "rainbow": SMALL_GYMNAX,
+}  # resets at 100, 200, 300
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,7 @@ def test_killed_inside_its_acts(undisturbed, tmp_path):
     assert_same(results(tmp_path), undisturbed("sr_sac")[0])
 
 
-@pytest.mark.parametrize("script", ["sac", "sr_sac", "dqn"])
+@pytest.mark.parametrize("script", ["sac", "sr_sac", "dqn", "rainbow"])
 def test_killed_at_random_moments(script, undisturbed, tmp_path):
     expected, took = undisturbed(script)
     dice, options = random.Random(script), OPTIONS[script] | {"runs_dir": tmp_path}

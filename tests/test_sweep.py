@@ -68,9 +68,10 @@ def test_a_job_is_a_command_that_a_user_could_type():
 
 @pytest.mark.parametrize("suite", list(SUITES))
 def test_every_suite_makes_commands_that_the_scripts_take(suite):
-    for script in ("sac", "sr_sac"):
-        module = load(script)
-        for job in expand(suite, [script], [8.0], 1, 1, "runs"):
+    minatar = all(env.endswith("-MinAtar") for env in SUITES[suite].scores)
+    for algo in ("dqn", "sr_dqn", "rainbow", *SUITES[suite].variants) if minatar else ("sac", "sr_sac"):
+        for job in expand(suite, [algo], [8.0], 1, 1, "runs"):
+            module = load(Path(job.words[0]).stem)
             args = tyro.cli(module.Args, args=job.words[1:])
             module.check(args)
             folder = module.find_run(args, args.seed)[0]
@@ -90,7 +91,7 @@ def test_flags_as_typed():
     "typed, says",
     [
         (["--suite", "dmc16"], "there is no suite 'dmc16'; there are dmc15"),
-        (["--suite", "dmc15", "--algos", "sax"], "no script sax in algos/; there are c51, dqn"),
+        (["--suite", "dmc15", "--algos", "sax"], "no script sax; there are c51, dqn"),
         (["--suite", "dmc15", "--seeds", "0"], "--seeds must be"),
         (["--suite", "dmc15", "--replay-ratios", "0"], "must be above 0"),
         (["--suite", "dmc15", "--jobs", "1000"], "do not fit on"),
