@@ -22,7 +22,13 @@ from benchmark.jobs import read_json, require
 from benchmark.suites import SUITES
 
 COLUMNS = ["suite", "algo", "replay_ratio", "env", "seed", "step", "metric", "value"]
-METRICS = ("eval/episodic_return",)
+EVALUATION = "eval/episodic_return"
+
+
+def metrics(suite):
+    """The metrics of a suite that are kept: evaluations, and what its score is made of."""
+    parts = {"charts/mean_return": ("charts/episodic_return", "charts/episodes")}
+    return {EVALUATION, *parts.get(SUITES[suite].metric, (SUITES[suite].metric,))}
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def read_run(folder, suite):
             row = [*head, int(step), tag, float(value)]
         except ValueError as error:
             raise Unusable(f"line {number} of its metrics.csv is damaged") from error
-        if tag in METRICS:
+        if tag in metrics(suite):
             rows.append(row)
     if not lines or not lines[-1].endswith("\n"):
         raise Unusable("its metrics.csv is cut short")
@@ -69,7 +75,7 @@ def read_run(folder, suite):
         done = read_json(folder / "done")
         if not done:
             raise Unusable("its file done is damaged")
-        missing = {*range(every, done["step"] + 1, every)} - {row[5] for row in rows}
+        missing = {*range(every, done["step"] + 1, every)} - {row[5] for row in rows if row[6] == EVALUATION}
         if missing:
             raise Unusable(f"it is done, but its metrics.csv lacks the evaluation of step {min(missing)}")
     for start, command in zip(starts, commands, strict=True):  # where a run lay says nothing about its result

@@ -2,7 +2,7 @@
 
 Reads `benchmark/results/SUITE/curves.csv` and `run.json`, which benchmark.collect wrote. Writes scores.csv,
 aggregates.csv and comparison.csv beside them, and figures with a report.md to `docs/results/SUITE/`. A run's score is
-the suite's one statistic, fixed beforehand: its mean evaluation return over a window of steps. Comparisons with
+the suite's one statistic, fixed beforehand: the mean of its metric over a window of steps. Comparisons with
 published runs take the same statistic of both, from `benchmark/published/` or, with --reference FILE, from raw curves,
 which are then drawn too.
 
@@ -38,13 +38,35 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 METRIC = "eval/episodic_return"
+METRICS = {  # what a suite may score, in words
+    METRIC: "evaluation return",
+    "charts/average_return": "training return, moving average over episodes",
+    "charts/mean_return": "mean return of all training episodes so far",
+}
+READ = {"charts/average_return": "read_average", "charts/mean_return": "read_mean"}  # published, off a figure
 COLUMNS = {"suite", "algo", "replay_ratio", "env", "seed", "step", "metric", "value"}
 REFERENCE_COLUMNS = {"algo", "replay_ratio", "task", "seed", "step", "return"}
 PUBLISHED = Path(__file__).parent / "published"
 PUBLISHED_COLUMNS = "paper algorithm replay_ratio resets suite task step statistic value low high seeds source".split()
-PUBLISHED_STATISTICS = {"iqm", "median", "mean", "optimality_gap", "std", "population_std"}
+PUBLISHED_STATISTICS = {"iqm", "median", "mean", "optimality_gap", "std", "population_std", *READ.values()}
 STATISTICS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
 LABELS = {"sac": "SAC", "sr_sac": "SR-SAC", "redq": "REDQ", "sac_resets_200k": "SAC, reset every 200k steps"}
+LABELS |= {"dqn": "DQN", "sr_dqn": "SR-DQN", "c51": "C51", "qr_dqn": "QR-DQN", "ensemble_dqn": "Ensemble-DQN"}
+LABELS |= {"ac_lambda_0.8": "AC(0.8)", "ac_lambda_0": "AC(0)", "dqn_no_replay": "DQN without replay"}
+LABELS |= {"dqn_3_step": "DQN, three steps", "dqn_noise": "DQN, noise", "dqn_dueling": "DQN, dueling"}
+LABELS |= {"dqn_double": "DQN, double", "dqn_priorities": "DQN, priorities", "rainbow_iqn": "Rainbow, IQN"}
+LABELS |= {"rainbow_quantiles": "Rainbow, quantiles", "rainbow_munchausen": "Rainbow, Munchausen"}
+LABELS |= {"rainbow_munchausen_iqn": "Rainbow, Munchausen, IQN", "rem": "REM", "rainbow": "Rainbow"} | {
+    f"rainbow_{name}": f"Rainbow, {words}"
+    for name, words in {
+        "no_double": "not double",
+        "no_priorities": "uniform replay",
+        "no_dueling": "not dueling",
+        "1_step": "one step",
+        "no_distribution": "no distribution",
+        "no_noise": "no noise",
+    }.items()
+}
 # One agent but for its resets, so runs compare where the steps of their resets agree: every so many updates, or steps
 SAME_BUT_RESETS = {"sac": {}, "sr_sac": {"updates": 2_560_000}, "sac_resets_200k": {"steps": 200_000}}
 COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]  # Okabe and Ito's
@@ -76,11 +98,13 @@ class Args:
 
 
 class Summary(NamedTuple):
-    """Scores of several seeds: mean, sample standard deviation (nan for one seed), number of seeds."""
+    """Scores of several seeds: mean, sample standard deviation (nan for one seed), number of seeds. A mean that was
+    read off a figure has the error of the reading instead of a deviation."""
 
     mean: float
     std: float
     seeds: int
+    reading: float = 0.0
 
 
 class Comparison(NamedTuple):
@@ -171,6 +195,16 @@ def welch(ours, theirs):
     return difference, difference - half, difference + half
 
 
+def beside_reading(ours, theirs):
+    """Difference to a mean that was read off a figure: ours's 95 % interval over seeds (Student's t), widened by the
+    error of the reading -> (difference, low, high). Nan for one seed."""
+    difference = ours.mean - theirs.mean
+    if ours.seeds < 2:
+        return difference, math.nan, math.nan
+    half = float(stats.t.ppf(0.975, ours.seeds - 1)) * ours.std / math.sqrt(ours.seeds) + theirs.reading
+    return difference, difference - half, difference + half
+
+
 def judge(low, high, scale):
     """An interval of a difference in words; scale is the published score above a random policy's."""
     if low > 0 or high < 0:
@@ -231,6 +265,8 @@ def read_curves(path, name):
     """curves.csv -> {(algo, replay_ratio): {env: {seed: {step: return}}}}"""
     require(path.is_file(), f"no {path}: run benchmark.sweep or benchmark.collect with --suite {name} first")
     curves = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+    wanted = SUITES[name].metric
+    parts = ("charts/episodic_return", "charts/episodes") if wanted == "charts/mean_return" else (wanted,)
     for number, row in enumerate(read_csv(path, COLUMNS), 2):
         try:
             config, seed, step = (row["algo"], float(row["replay_ratio"])), int(row["seed"]), int(row["step"])
@@ -238,12 +274,30 @@ def read_curves(path, name):
         except (TypeError, ValueError):
             require(False, f"line {number} of {path} is damaged")
         require(row["suite"] == name, f"line {number} of {path} belongs to suite {row['suite']}")
-        if row["metric"] == METRIC:
-            curve = curves[config][row["env"]][seed]
+        if row["metric"] in parts:
+            curve = curves[config][row["env"]][seed].setdefault(row["metric"], {})
             require(step not in curve, f"line {number} of {path} gives step {step} of a run a second time")
             curve[step] = value
-    require(curves, f"no {METRIC} in {path}: no run has got to an evaluation yet")
-    return {config: {env: dict(seeds) for env, seeds in own.items()} for config, own in sorted(curves.items())}
+    require(
+        curves,
+        f"no {' and '.join(parts)} in {path}: no run has got to {'an evaluation' if wanted == METRIC else 'a log'} yet",
+    )
+    merge = so_far if len(parts) == 2 else lambda own: own[wanted]
+    return {
+        config: {env: {seed: merge(curve) for seed, curve in seeds.items()} for env, seeds in own.items()}
+        for config, own in sorted(curves.items())
+    }
+
+
+def so_far(curves):
+    """Mean returns and numbers of the episodes that ended since the last log -> the mean of all of them so far."""
+    total, episodes, found = 0.0, 0.0, {}
+    for step, number in sorted(curves["charts/episodes"].items()):
+        if number:  # else there is no return
+            total, episodes = total + number * curves["charts/episodic_return"][step], episodes + number
+        if episodes:
+            found[step] = total / episodes
+    return found
 
 
 def read_runs(path):
@@ -278,6 +332,13 @@ def read_reference(path, algos, envs, last):
 def read_published(folder=PUBLISHED):
     """All rows of benchmark/published/*.csv as dicts of text."""
     return [row for path in sorted(folder.glob("*.csv")) for row in read_csv(path, {*PUBLISHED_COLUMNS})]
+
+
+def published_name(env_id):
+    """A task as benchmark/published/ calls it: dm_control's name, or that of MinAtar's game."""
+    if env_id.endswith("-MinAtar"):
+        return "minatar-" + re.sub("(?<=[a-z])(?=[A-Z])", "_", env_id.removesuffix("-MinAtar")).lower()
+    return dm_control_name(env_id)
 
 
 def dm_control_name(env_id):
@@ -424,14 +485,13 @@ def compare(scores, suite, theirs, allowed):
             if other:
                 random, best = suite.scores[env]
                 a, b = summarize([*envs[env].values()]), theirs[other][env]
-                difference, low, high = welch([a], [b])
+                difference, low, high = beside_reading(a, b) if b.reading else welch([a], [b])
                 verdict = judge(low, high, b.mean - random)
                 rows.append(Comparison(config, env, a, other[0], b, difference, low, high, verdict))
                 names.add(other[0])
-                pairs.append(
-                    [Summary((x.mean - random) / (best - random), x.std / (best - random), x.seeds) for x in (a, b)]
-                )
-        if len(pairs) > 1:
+                scale = best - random
+                pairs.append([Summary((x.mean - random) / scale, x.std / scale, x.seeds, x.reading) for x in (a, b)])
+        if len(pairs) > 1 and not any(b.reading for _, b in pairs):
             sides = [*zip(*pairs, strict=True)]
             difference, low, high = welch(*sides)
             a, b = (Summary(np.mean([x.mean for x in side]), math.nan, min(x.seeds for x in side)) for side in sides)
@@ -445,14 +505,20 @@ def window_name(suite):
     return f"{suite.statistic[0]}-{suite.statistic[1]}"
 
 
-def published_summaries(rows, suite):
-    """Published mean and std of the suite's statistic -> {config: {env: Summary}}"""
-    names, found = {dm_control_name(env): env for env in suite.scores}, defaultdict(lambda: defaultdict(dict))
+def published_summaries(rows, suite, name):
+    """Published mean and std of the suite's statistic, or its mean as read off a figure -> {config: {env: Summary}}"""
+    names, found = {published_name(env): env for env in suite.scores}, defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        if row["task"] in names and row["step"] == window_name(suite) and row["statistic"] in ("mean", "std"):
+        if suite.metric != METRIC:
+            here = (row["suite"], row["statistic"], row["step"]) == (name, READ[suite.metric], str(suite.statistic[1]))
+            if here and row["task"] in names:
+                own = found[row["algorithm"], float(row["replay_ratio"])][names[row["task"]]]
+                own |= {"mean": float(row["value"]), "std": math.nan, "seeds": int(row["seeds"] or 0)}
+                own |= {"reading": (float(row["high"]) - float(row["low"])) / 2}
+        elif row["task"] in names and row["step"] == window_name(suite) and row["statistic"] in ("mean", "std"):
             own = found[row["algorithm"], float(row["replay_ratio"])][names[row["task"]]]
             own |= {row["statistic"]: float(row["value"]), "seeds": int(row["seeds"])}
-    return {c: {env: Summary(s["mean"], s["std"], s["seeds"]) for env, s in own.items()} for c, own in found.items()}
+    return {c: {env: Summary(**s) for env, s in own.items()} for c, own in found.items()}
 
 
 def reference_summaries(reference, suite):
@@ -511,11 +577,14 @@ def prepare(args):
     published = read_published()
     last = max(step for envs in curves.values() for own in envs.values() for curve in own.values() for step in curve)
     reference = read_reference(args.reference, args.reference_algos, suite.scores, last) if args.reference else {}
-    theirs = reference_summaries(reference, suite) if args.reference else published_summaries(published, suite)
+    theirs = (
+        reference_summaries(reference, suite) if args.reference else published_summaries(published, suite, args.suite)
+    )
     allowed = {}
     for config in curves:
-        script = script_of(runs.get(config, ()), config[0])
-        found = comparable(config, script, schedules.get(config), {*theirs, *reference}, end, args.reference_algos)
+        script = config[0] if config[0] in suite.variants else script_of(runs.get(config, ()), config[0])
+        order = (*args.reference_algos, *sorted({algo for algo, _ in theirs} - {*args.reference_algos}))
+        found = comparable(config, script, schedules.get(config), {*theirs, *reference}, end, order)
         allowed[config] = found
 
     tasks = rectangle({config: own for config, own in scores.items() if own})
@@ -683,7 +752,7 @@ def draw_curves(results, ratio, path):
         axis.set_xlim(left=0)
         axis.xaxis.set_major_formatter(thousands)
         canvas.finish(axis, short(env))
-    canvas.save(path, "environment steps", "evaluation return")
+    canvas.save(path, "environment steps", METRICS[results.suite.metric].split(",")[0])
 
 
 def draw_iqm(results, path):
@@ -866,12 +935,14 @@ def write_tables(results, aggregates, folder):
 
 def comparison_cells(row, look):
     """A comparison as cells of the page's table."""
-    digits = 3 if row.env.startswith(ALL) else 0
-    task = f"{row.env}, normalized" if digits else row.env
+    digits = 3 if row.env.startswith(ALL) else 1 if row.theirs.reading else 0
+    task = f"{row.env}, normalized" if digits == 3 else row.env
     others = " and ".join(look.name(algo) for algo in row.reference.split())
     cells = [task, look.name(row.config[0]), f"{row.config[1]:g}", spread(row.ours, digits)]
     difference = interval(row.difference, row.low, row.high, digits, "+")
-    return [*cells, f"{others}: {spread(row.theirs, digits)}", difference, row.verdict]
+    read = f"{row.theirs.mean:g}, read within {row.theirs.reading:.1f}"
+    theirs = read if row.theirs.reading else spread(row.theirs, digits)
+    return [*cells, f"{others}: {theirs}", difference, row.verdict]
 
 
 def aggregate_section(results, aggregates):
@@ -916,6 +987,11 @@ def comparison_section(results):
         "the published score to either side, or there is none for a single seed. Of twenty comparisons of equal agents "
         "one is expected to come out higher or lower."
     )
+    if any(row.theirs.reading for row in rows):
+        yield (
+            "Published values here were read off figures: the interval is that of our seeds alone (Student's t), "
+            "widened by the error of the reading."
+        )
     header = ["task", "algorithm", "ratio", "ours: mean ± std (seeds)", "published", "difference", "verdict"]
     yield markdown(header, [comparison_cells(row, results.look) for row in rows])
     algos = {algo for row in rows for algo in row.reference.split()}
@@ -953,14 +1029,21 @@ def provenance_section(results):
         yield f"The whole grid: `python -m benchmark.sweep --suite {results.args.suite} {grid} --seeds {max(seeds)}`"
 
 
+def score_words(suite):
+    first, last = suite.statistic
+    if suite.metric == METRIC:
+        return f"the mean of its evaluation returns at steps {first:,} to {last:,}"
+    return f"its {METRICS[suite.metric]}, at step {last:,}"
+
+
 def page(results, aggregates):
     """The text of report.md."""
     args, suite = results.args, results.suite
     option = f" --reference {Path(args.reference).name}" if args.reference else ""
     text = [
         f"# Results: {args.suite}",
-        f"{suite.about[0].upper() + suite.about[1:]}. A run's score is the mean of its evaluation returns at steps "
-        f"{suite.statistic[0]:,} to {suite.statistic[1]:,}, normalized so that 0 is a random policy and 1 the best "
+        f"{suite.about[0].upper() + suite.about[1:]}. A run's score is {score_words(suite)}, "
+        "normalized so that 0 is a random policy and 1 the best "
         "reference (`benchmark/suites.py`). Intervals are 95 %, by stratified bootstrap over seeds with "
         f"{args.bootstrap_reps:,} resamples (rliable 1.2.0); with five seeds or fewer they come out too narrow.",
         f"Written by `python -m benchmark.report --suite {args.suite}{option}`; raw curves and tables are in "

@@ -10,6 +10,8 @@ bound     the updates on one core with one thread against plain matrix products 
 pinned    one process per core, each pinned and with one thread, against one process on all cores
 sbx       SAC against SBX (Stable Baselines Jax) on a MuJoCo task of Gymnasium that EnvPool has too, at the same ratio,
           batch size and widths: one run, and several seeds, which SBX can only train one after another or in processes
+minatar   dqn.py and rainbow.py on Breakout of MinAtar, one core and thread: updates and environment steps per second,
+          and the same with a replay of 10,000 and of 1,000,000 transitions
 
 Every program is a process of its own. Those of a comparison are compiled and warmed up first; then they work in turns,
 while the others sleep, since machines are noisy: a ratio is taken within a turn, and given with its spread over turns.
@@ -34,7 +36,7 @@ import tyro
 
 from benchmark.jobs import require
 
-PARTS = ("own", "buffers", "bound", "pinned", "sbx")
+PARTS = ("own", "buffers", "bound", "pinned", "sbx", "minatar")
 PINNED = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} | dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"
 )
@@ -51,7 +53,7 @@ class Args:
     sbx_python: str = ".venv/sbx/bin/python"
     """the Python that has SBX, from requirements-sbx.txt; `make speed` installs it"""
     parts: tuple[str, ...] = PARTS
-    """what to measure, of own, buffers, bound, pinned and sbx"""
+    """what to measure, of own, buffers, bound, pinned, sbx and minatar"""
     ratios: tuple[int, ...] = (1, 8, 32)
     """replay ratios of own; the other parts take the first two"""
     seeds: int = 5
@@ -126,6 +128,34 @@ class Loop:
         return 1e3 * (time.perf_counter() - start)
 
 
+class Game(Loop):
+    """The full loop of a script on gymnax, with dqn.py's network and the script's own settings else."""
+
+    def __init__(self, script, env_id, ratio, buffer_size, **options):
+        import jax
+        import jax.numpy as jnp
+
+        self.script, self.per_step = load(script), ratio
+        options |= {"learning_starts": 100, "hidden_dim": 128, "padding": "VALID"}
+        self.args = self.script.Args(env_id=env_id, replay_ratio=ratio, buffer_size=buffer_size, **options)
+        self.script.make_task(self.args)
+        self.env_step = partial(self.script.env_step, self.args)
+        init = partial(self.script.init_state, self.args)
+        self.state = jax.jit(jax.vmap(init, out_axes=self.script.AXES))(jnp.array([1]))
+        self.length = max(1, int(1000 / ratio))
+        self.run((100 + self.length) * ratio)
+
+    def env_us(self):
+        import jax
+
+        step = jax.vmap(lambda env: self.env_step(env, 0)[0])
+        steps = jax.jit(lambda env: jax.lax.scan(lambda env, _: (step(env), None), env, None, 1000)[0])
+        env = jax.block_until_ready(steps(self.state.env))
+        start = time.perf_counter()
+        jax.block_until_ready(steps(env))
+        return 1e3 * (time.perf_counter() - start)
+
+
 class Bare:
     """The updates of a loop alone, in a scan over one batch of its replay."""
 
@@ -178,7 +208,7 @@ class Products:
         return scans * 1000 / self.each
 
 
-PROGRAMS = {"loop": Loop, "updates": Bare, "products": Products}
+PROGRAMS = {"loop": Loop, "game": Game, "updates": Bare, "products": Products}
 
 
 def serve(make):
@@ -362,6 +392,32 @@ def measure_sbx(args, note, cores):
     print(f"SBX's environment: {versions}\n", flush=True)
 
 
+def measure_minatar(args, note, cores):
+    programs = {
+        ("dqn", 1, 10_000): {},
+        ("dqn", 1, 100_000): {},
+        ("dqn", 1, 1_000_000): {},
+        ("dqn", 0.25, 100_000): {},
+        ("rainbow", 1, 100_000): {},
+        ("rainbow", 1, 1_000_000): {},
+        ("rainbow, no noise", 1, 100_000): {"noise_scale": 0.0},
+    }
+    workers = {}
+    for (name, ratio, size), options in programs.items():
+        work = {"program": "game", "script": f"algos/{name.split(',')[0]}.py", "env_id": "Breakout-MinAtar"}
+        work |= {"ratio": ratio, "buffer_size": size} | options
+        words = [sys.executable, "-m", "benchmark.speed", "--worker", json.dumps(work)]
+        workers[name, ratio, size] = [Worker(words, cores[0])]
+    found, rows = in_turns(args, workers), []
+    for (name, ratio, size), own in found.items():
+        note("minatar", own, program=name, env_id="Breakout-MinAtar", seeds=1, replay_ratio=ratio, buffer_size=size)
+        share = spread(over(own, found[name, ratio, 100_000]))
+        steps = spread([rate / ratio for rate in own["rates"]], 0)
+        rows.append([name, ratio, f"{size:,}", spread(own["rates"], 0), steps, share, own["build_s"], own["memory_mb"]])
+    print("Breakout of MinAtar, batch 32, dqn.py's network, one core and thread. Share: of the speed with 100,000.\n")
+    table(["script", "ratio", "replay", "updates/s", "steps/s", "share", "build s", "MB"], rows)
+
+
 def main(args: Args):
     if args.worker:
         work = json.loads(args.worker)
@@ -406,6 +462,8 @@ def main(args: Args):
         measure_pinned(args, note, cores)
     if "sbx" in args.parts:
         measure_sbx(args, note, cores)
+    if "minatar" in args.parts:
+        measure_minatar(args, note, cores)
     if args.json:
         with open(args.json, "a") as file:
             file.writelines(f"{line}\n" for line in lines)

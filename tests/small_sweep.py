@@ -23,12 +23,12 @@ FLAGS = {
     "eval-episodes": 2,
     "checkpoint-interval": 50,
 }
-RESETS = {"sr_sac": {"reset-interval": 150}}
+RESETS = {"sr_sac": {"reset-interval": 150}, "sr_dqn": {"reset-interval": 150}}
 
 
 def add_suites():
     for name, tasks in {
-        "small": ("CartpoleSwingup-v1", "worlds:Count-v0"),
+        "small": ("CartPole-v1", "Catch-bsuite"),
         "one": ("worlds:Count-v0",),
         "bad": ("worlds:Count-v0", "worlds:Crash-v0", "worlds:Stuck-v0"),
     }.items():
