@@ -42,19 +42,19 @@ class Args:
     batch_size: int = 32  # transitions per update
     gamma: float = 0.99  # discount factor
     end_e: float = 0.01  # probability of a random action at the end of exploration
-    exploration_steps: int = 250_000  # environment steps, from learning_starts on, over which it falls from 1 to end_e
+    exploration_steps: int = 250_000  # without noise: environment steps from learning_starts on until it is end_e
     learning_rate: float = 1e-4  # step size of Adam
     optimizer_eps: float = 3.125e-4  # added to the root of the mean squared gradient, against steps too long
     double: bool = True  # the online network chooses the next action whose value the target network tells
     dueling: bool = True  # an action's value is the state's plus its advantage over the mean action
     n_step: int = 3  # rewards in a target, before the target network's value
-    noise_scale: float = 0.1  # of the layers after the convolution, which explore; 0 has epsilon-greedy actions instead
+    noise_scale: float = 0.1  # of the layers after the convolution, which explore in place of epsilon; 0 has no noise
     priority_exponent: float = 0.5  # a transition is drawn in proportion to its last loss to this power; 0: uniformly
-    importance_exponent: float = 0.5  # how far the loss's weights make up for it; 1 wholly
+    importance_exponent: float = 0.5  # how far the loss's weights make up for priorities; 1 wholly
     distributional: bool = True  # learn the return's distribution, as C51, instead of its mean
     target_interval: int = 250  # gradient updates between two copies of the network to the target network
-    num_atoms: int = 51  # values whose probabilities are learnt, evenly from -v_max to v_max
-    v_max: float = 100  # the largest return that can be told; 10 on Atari, whose rewards are clipped
+    num_atoms: int = 51  # of a distribution: values whose probabilities are learnt, evenly from -v_max to v_max
+    v_max: float = 100  # of a distribution: the largest return that can be told; 10 on Atari, whose rewards are clipped
     hidden_dim: int = 0  # width of the hidden layer of each stream; 0 has none
     padding: Literal["VALID", "SAME"] = "SAME"  # of the convolution: VALID leaves 8 x 8 positions of 10 x 10, SAME all
     log_interval: int = 5_000  # environment steps between two rows of metrics.csv
@@ -287,7 +287,7 @@ def updates_by(args, step):  # floor(step * replay_ratio), exact in integers, of
     return step // d * n + step % d * n // d
 
 
-def epsilon(args, step):  # noise makes it needless: then it falls at once
+def epsilon(args, step):  # beside noise it falls at once
     steps = 1 if args.noise_scale else args.exploration_steps
     return 1 - (1 - args.end_e) * jnp.clip((step - args.learning_starts) / steps, 0, 1)
 
@@ -500,11 +500,11 @@ def restore(state, folders):
 
 
 def check(args):  # before anything is written
-    zero = "seed gamma sticky end_e eval_e hidden_dim eval_interval checkpoint_interval".split()
-    zero += "noise_scale priority_exponent importance_exponent".split()
+    zero = "seed hidden_dim eval_interval checkpoint_interval noise_scale".split()
+    share = "gamma sticky end_e eval_e priority_exponent importance_exponent".split()  # from 0 to 1
     for name, value in dataclasses.asdict(args).items():
-        most = 1 if name in ("gamma", "sticky", "end_e", "eval_e") else 2**31 - 1
-        fits = isinstance(value, str | bool) or (0 if name in zero else 1e-9) <= value <= most
+        least = 2 if name == "num_atoms" else 0 if name in zero + share else 1e-9
+        fits = isinstance(value, str | bool) or least <= value <= (1 if name in share else 2**31 - 1)
         require(fits, f"--{name.replace('_', '-')} cannot be {value}")
     uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval
     require(not uneven, "--eval-interval and --checkpoint-interval must be multiples of --log-interval")
@@ -513,7 +513,7 @@ def check(args):  # before anything is written
     require(fits, f"--replay-ratio {args.replay_ratio} has too many digits, or makes 2^31 updates or more")
     require(args.learning_starts <= args.total_timesteps, "--learning-starts lies after the end, --total-timesteps")
     enough = args.batch_size + args.n_step - 1 <= min(args.buffer_size, args.learning_starts)
-    require(enough, f"--batch-size {args.batch_size} is more than what is stored when learning starts")
+    require(enough, "--batch-size and --n-step need more transitions than are stored when learning starts")
 
 
 def main(args: Args):

@@ -25,12 +25,6 @@ COLUMNS = ["suite", "algo", "replay_ratio", "env", "seed", "step", "metric", "va
 EVALUATION = "eval/episodic_return"
 
 
-def metrics(suite):
-    """The metrics of a suite that are kept: evaluations, and what its score is made of."""
-    parts = {"charts/mean_return": ("charts/episodic_return", "charts/episodes")}
-    return {EVALUATION, *parts.get(SUITES[suite].metric, (SUITES[suite].metric,))}
-
-
 @dataclass(frozen=True)
 class Args:
     suite: str
@@ -66,7 +60,7 @@ def read_run(folder, suite):
             row = [*head, int(step), tag, float(value)]
         except ValueError as error:
             raise Unusable(f"line {number} of its metrics.csv is damaged") from error
-        if tag in metrics(suite):
+        if tag in {EVALUATION, *SUITES[suite].parts}:
             rows.append(row)
     if not lines or not lines[-1].endswith("\n"):
         raise Unusable("its metrics.csv is cut short")

@@ -265,8 +265,7 @@ def read_curves(path, name):
     """curves.csv -> {(algo, replay_ratio): {env: {seed: {step: return}}}}"""
     require(path.is_file(), f"no {path}: run benchmark.sweep or benchmark.collect with --suite {name} first")
     curves = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
-    wanted = SUITES[name].metric
-    parts = ("charts/episodic_return", "charts/episodes") if wanted == "charts/mean_return" else (wanted,)
+    suite = SUITES[name]
     for number, row in enumerate(read_csv(path, COLUMNS), 2):
         try:
             config, seed, step = (row["algo"], float(row["replay_ratio"])), int(row["seed"]), int(row["step"])
@@ -274,30 +273,19 @@ def read_curves(path, name):
         except (TypeError, ValueError):
             require(False, f"line {number} of {path} is damaged")
         require(row["suite"] == name, f"line {number} of {path} belongs to suite {row['suite']}")
-        if row["metric"] in parts:
+        if row["metric"] in suite.parts:
             curve = curves[config][row["env"]][seed].setdefault(row["metric"], {})
             require(step not in curve, f"line {number} of {path} gives step {step} of a run a second time")
             curve[step] = value
     require(
         curves,
-        f"no {' and '.join(parts)} in {path}: no run has got to {'an evaluation' if wanted == METRIC else 'a log'} yet",
+        f"no {' and '.join(suite.parts)} in {path}: no run has got to "
+        f"{'an evaluation' if suite.metric == METRIC else 'a log'} yet",
     )
-    merge = so_far if len(parts) == 2 else lambda own: own[wanted]
     return {
-        config: {env: {seed: merge(curve) for seed, curve in seeds.items()} for env, seeds in own.items()}
+        config: {env: {seed: suite.scored(logged) for seed, logged in seeds.items()} for env, seeds in own.items()}
         for config, own in sorted(curves.items())
     }
-
-
-def so_far(curves):
-    """Mean returns and numbers of the episodes that ended since the last log -> the mean of all of them so far."""
-    total, episodes, found = 0.0, 0.0, {}
-    for step, number in sorted(curves["charts/episodes"].items()):
-        if number:  # else there is no return
-            total, episodes = total + number * curves["charts/episodic_return"][step], episodes + number
-        if episodes:
-            found[step] = total / episodes
-    return found
 
 
 def read_runs(path):

@@ -25,6 +25,24 @@ class Suite:
     metric: str = "eval/episodic_return"
     """what is scored: this, `charts/average_return`, or `charts/mean_return`, of all training episodes so far"""
 
+    @property
+    def parts(self):
+        """The logged metrics that its own is made of."""
+        made = {"charts/mean_return": ("charts/episodic_return", "charts/episodes")}
+        return made.get(self.metric, (self.metric,))
+
+    def scored(self, logged):
+        """{part: {step: value}} of a run -> {step: value of the metric}."""
+        if len(self.parts) == 1:
+            return logged.get(self.metric, {})
+        total, episodes, found = 0.0, 0.0, {}
+        for step, number in sorted(logged.get("charts/episodes", {}).items()):
+            if number:  # of episodes since the last log; else there is no return
+                total, episodes = total + number * logged["charts/episodic_return"][step], episodes + number
+            if episodes:
+                found[step] = total / episodes
+        return found
+
 
 DMC = (0.0, 1000.0)  # DeepMind Control: an episode's return lies between these by construction; papers divide by 1,000
 DMC15 = (  # D'Oro et al. 2023: DMC15-500k
@@ -58,7 +76,7 @@ GYM = {
 
 # MinAtar. Random: mean returns of random actions with all six actions and sticky actions, over 1,500 episodes or more
 # (150 for Freeway; standard errors up to 0.08), of MinAtar 1.0.15. Best: DQN's training return after 5M steps in the
-# MinAtar paper, read from its figure within 3 %; good agents exceed them.
+# MinAtar paper, read from its figure within 3 % (Seaquest: of an older version); good agents exceed them.
 MINATAR = {
     "Breakout-MinAtar": (0.5, 10.1),
     "Asterix-MinAtar": (0.52, 16.6),
@@ -74,7 +92,7 @@ MINATAR_STEP_SIZES = {
     "SpaceInvaders-MinAtar": {"learning-rate": 0.000244140625},
     "Seaquest-MinAtar": {"learning-rate": 0.0001220703125},
 }
-# DQN as Obando-Ceron & Castro 2021 set it for MinAtar; rainbow.py, c51.py and qr_dqn.py have their settings as they are
+# DQN as Obando-Ceron & Castro 2021 set it for MinAtar; rainbow.py has their settings as it is
 REVISITING_DQN = {
     "learning-starts": 1_000,
     "exploration-steps": 250_000,

@@ -287,14 +287,17 @@ def t_quantile(freedom):
 def committed(suite):
     """What benchmark.collect wrote -> {(algo, ratio, env): {seed: {step: return}}}, {run's folder: its record}."""
     folder, curves = ROOT / "benchmark" / "results" / suite, defaultdict(lambda: defaultdict(dict))
+    plan = suites()[suite]
     if not (folder / "curves.csv").exists():
         return {}, {}
     with open(folder / "curves.csv") as file:
         for row in csv.DictReader(file):
-            if row["metric"] == "eval/episodic_return":
+            if row["metric"] in plan.parts:
                 key = row["algo"], float(row["replay_ratio"]), row["env"]
-                curves[key][int(row["seed"])][int(row["step"])] = float(row["value"])
-    return dict(curves), json.loads((folder / "run.json").read_text())
+                logged = curves[key][int(row["seed"])].setdefault(row["metric"], {})
+                logged[int(row["step"])] = float(row["value"])
+    scored = {key: {seed: plan.scored(own) for seed, own in seeds.items()} for key, seeds in curves.items()}
+    return scored, json.loads((folder / "run.json").read_text())
 
 
 def scores(curves, window):
@@ -378,9 +381,12 @@ def expect_table(name):
         if not rows:
             continue
         low, high = plan.statistic
+        scored = {
+            "charts/average_return": f"Training returns, moving average over episodes at step {high:,}",
+            "charts/mean_return": f"Training returns, mean of all episodes of the first {high:,} steps",
+        }.get(plan.metric, f"Evaluation returns, mean over the steps {low:,} to {high:,}")
         blocks += [
-            f"**Suite [`{suite}`](../results/{suite}/index.md)**: {plan.about}. Returns over the steps {low:,} to "
-            f"{high:,}.\n",
+            f"**Suite [`{suite}`](../results/{suite}/index.md)**: {plan.about}. {scored}.\n",
             "| task | replay ratio | seeds | return | minutes |" + " resets |" * resetting,
             "|---|---|---|---|---|" + "---|" * resetting,
             *rows,
@@ -389,8 +395,8 @@ def expect_table(name):
     if not blocks:
         return "No suite's runs of this script are committed yet."
     how = (
-        "A return is a seed's mean evaluation return over a window of steps: mean over seeds ± its 95 % interval "
-        "(Student's t; not given below three seeds). Minutes are of one run, its evaluations included.\n"
+        "Mean over seeds ± its 95 % interval (Student's t; not given below three seeds). Minutes are of one run, its "
+        "evaluations included.\n"
     )
     return "\n".join([how, *blocks])
 
@@ -409,14 +415,20 @@ def raw_files(folder):
 
 
 def suites_table(_=None):
-    rows = ["| suite | what | tasks | steps | statistic: mean return over | results |", "|---|---|---|---|---|---|"]
+    rows = ["| suite | what | tasks | steps | statistic, over steps | results |", "|---|---|---|---|---|---|"]
     for name, suite in suites().items():
         low, high = suite.statistic
         shown = f"[yes](results/{name}/index.md)" if has_results(name) else "none yet"
         steps = f"{suite.flags['total-timesteps']:,}"
-        rows.append(
-            f"| `{name}` | {cell(suite.about)} | {len(suite.scores)} | {steps} | {low:,} to {high:,} | {shown} |"
+        what = {
+            "charts/average_return": "training return's moving average",
+            "charts/mean_return": "mean training return",
+        }
+        at = (
+            f"{low:,} to {high:,}" if low < high else f"at {high:,}" if "average" in suite.metric else f"up to {high:,}"
         )
+        statistic = f"{what.get(suite.metric, 'evaluation returns')}, {at}"
+        rows.append(f"| `{name}` | {cell(suite.about)} | {len(suite.scores)} | {steps} | {statistic} | {shown} |")
     return "\n".join(rows)
 
 

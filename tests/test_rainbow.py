@@ -123,15 +123,16 @@ def test_uniform_replay_is_priority_exponent_0(rainbow):
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_which_rows_may_be_drawn(rainbow, n_step):
     """All that are stored but the newest n - 1, in a ring that comes round; new ones with the largest priority."""
-    args, env_step, state = begin(rainbow, [1, 2], n_step=n_step, buffer_size=37, batch_size=8)
+    args, env_step, state = begin(rainbow, [1, 2], n_step=n_step, buffer_size=37, batch_size=8, replay_ratio=0.75)
     for stored in range(1, 90):
         state = advance(rainbow, args, env_step, state, 1)
         priorities = np.asarray(state.tree)[:, 64 : 64 + 37]
         newest = {(stored - 1 - i) % 37 for i in range(n_step - 1)}
         allowed = set(range(min(stored, 37))) - newest
         assert [set(np.flatnonzero(x)) for x in priorities] == [allowed, allowed]
-        if stored < args.learning_starts and stored >= n_step:
-            assert (priorities[:, (stored - n_step) % 37] == 1).all()
+        ready = (stored - n_step) % 37
+        if stored >= n_step and (stored < args.learning_starts or stored % 4 == 1):  # no update in this step
+            assert np.array_equal(priorities[:, ready], np.asarray(state.tree)[:, 0])
     assert (np.asarray(state.tree)[:, 0] > 1).all()  # and no longer the 1 it began with
 
 
@@ -167,7 +168,7 @@ def test_n_steps(rainbow, n_step):
         np.testing.assert_array_equal(final_obs[i], replay.next_obs[row])
         np.testing.assert_array_equal(obs[i], replay.obs[first])
         assert action[i] == replay.action[first]
-    assert len(kinds) == (3 if n_step == 1 else 5 if n_step == 3 else 4) or n_step == 10
+    assert len(kinds) >= (3 if n_step == 1 else 5 if n_step == 3 else 2)  # ends of both kinds, early, late and none
 
 
 def test_n_step_targets_against_rlax(rainbow, rlax):
@@ -235,6 +236,53 @@ def test_noise_is_drawn_anew_at_every_use(rainbow):
     np.testing.assert_array_equal(rows[0], rows[2])
 
 
+def test_noise_of_an_update(rainbow):
+    """The loss is that of three passes, each with the noise of its own key, and of no other keys."""
+    args = setup(rainbow, noise_scale=3.0, distributional=False)
+    replay, _, tree = filled(rainbow, args)
+    learner = rainbow.init_learner(args, jax.random.key(0), replay.obs[0])
+    key = jax.random.key(7)
+    draw_key, *keys = jax.random.split(key, 4)
+    _, weights, (obs, action, rewards, discount, final_obs) = rainbow.sample(args, replay, tree, draw_key)
+
+    def loss(one, two, three):
+        values = lambda key, obs: jax.vmap(partial(rainbow.q_values, args, learner.network, noise=key))(obs)
+        best = values(three, final_obs).argmax(1)[:, None]
+        target = rewards + discount * jnp.take_along_axis(values(two, final_obs), best, 1)[:, 0]
+        error = jnp.abs(jnp.take_along_axis(values(one, obs), action[:, None], 1)[:, 0] - target)
+        return float((weights * jnp.where(error <= 1, 0.5 * error**2, error - 0.5)).mean())
+
+    found = float(rainbow.update(args, learner, replay, tree, key, 1)[2]["losses/q_loss"])
+    assert found == pytest.approx(loss(*keys), rel=1e-5)
+    others = [loss(*(keys[i] for i in order)) for order in ((0, 0, 2), (1, 1, 2))]
+    assert all(other != pytest.approx(found, rel=1e-3) for other in others)
+    chosen = [loss(*keys[:2], key) for key in jax.random.split(draw_key, 8)]  # two actions: some choices are the same
+    assert any(other != pytest.approx(found, rel=1e-3) for other in chosen)
+
+
+def test_noise_of_steps_and_updates(rainbow, monkeypatch):
+    """Every action and every update has a key of its own, in every seed."""
+    seen, update, q_values = [], rainbow.update, rainbow.q_values
+    record = lambda key: jax.debug.callback(lambda x: seen.append(tuple(map(int, x))), jax.random.key_data(key))
+
+    def recorded_update(args, old, replay, tree, key, number):
+        record(key)
+        return update(args, old, replay, tree, key, number)
+
+    def recorded_values(args, network, obs, **rngs):
+        if rngs:
+            record(rngs["noise"])
+        return q_values(args, network, obs, **rngs)
+
+    args, env_step, state = begin(rainbow, [1, 2], env_id="CartPole-v1", num_atoms=7, double=False, replay_ratio=2)
+    monkeypatch.setattr(rainbow, "update", recorded_update)
+    monkeypatch.setattr(rainbow, "q_values", recorded_values)
+    advance(rainbow, args, env_step, state, 60)
+    jax.effects_barrier()
+    assert len(seen) == len({*seen}) == 2 * (60 + 2 * 11)  # the first update comes in step 50
+    rainbow.train_chunk.clear_cache()
+
+
 def test_actions_with_and_without_noise(rainbow):
     """With it epsilon falls at once, after random actions until learning starts; else it falls over its schedule."""
     noisy, plain = setup(rainbow), setup(rainbow, noise_scale=0.0)
@@ -263,6 +311,12 @@ def forward(params, obs, args):
     return (softmax(out) @ z if args.distributional else out[:, 0]), out
 
 
+def learner_change(rainbow, args, online, replay, tree, key):
+    after = rainbow.update(args, online, replay, tree, key, 1)[0].network
+    bias = lambda tree: np.float64(tree["params"]["advantage_bias"])
+    return bias(after) - bias(online.network)
+
+
 @pytest.mark.parametrize("off", [None, *PARTS])
 def test_update_against_numpy(rainbow, off):
     """The whole loss, the new priorities and the first Adam step's target copy, with all parts and without each."""
@@ -276,27 +330,43 @@ def test_update_against_numpy(rainbow, off):
     key = jax.random.key(7)
     draw_key = jax.random.split(key, 4)[0]
     index, weights, _ = rainbow.sample(args, replay, tree, draw_key)
-    z, losses, chosen_differ = np.linspace(-3, 3, 7), [], 0
-    for first in np.asarray(index):
-        rewards, discount, last = n_step_by_hand(replay, int(first), args.n_step, 0.9)
-        q, out = forward(p, np.float64(replay.obs[first]), args)
-        next_q, next_out = forward(p_target, np.float64(replay.next_obs[last]), args)
-        own_q, _ = forward(p, np.float64(replay.next_obs[last]), args)
-        best = (own_q if args.double else next_q).argmax()
-        chosen_differ += own_q.argmax() != next_q.argmax()
-        action = int(replay.action[first])
-        if args.distributional:
-            wanted = np.zeros(7)
-            for value, mass in zip(rewards + discount * z, softmax(next_out[best]), strict=True):
-                value = min(max(value, -3), 3)
-                wanted += mass * np.maximum(0, 1 - np.abs(value - z))
-            losses.append(-(wanted * np.log(softmax(out[action]))).sum())
-        else:
-            error = abs(q[action] - rewards - discount * next_q[best])
-            losses.append(0.5 * error**2 if error <= 1 else error - 0.5)
-    assert chosen_differ
+    z, rows = np.linspace(-3, 3, 7), [int(first) for first in index]
+
+    def all_losses(p, chooser):
+        """`chooser` stays as it is while `p` is varied: no gradient goes through the choice."""
+        for first in rows:
+            rewards, discount, last = n_step_by_hand(replay, first, args.n_step, 0.9)
+            q, out = forward(p, np.float64(replay.obs[first]), args)
+            next_q, next_out = forward(p_target, np.float64(replay.next_obs[last]), args)
+            own_q, _ = forward(chooser, np.float64(replay.next_obs[last]), args)
+            best = (own_q if args.double else next_q).argmax()
+            action = int(replay.action[first])
+            if args.distributional:
+                wanted = np.zeros(7)
+                for value, mass in zip(rewards + discount * z, softmax(next_out[best]), strict=True):
+                    value = min(max(value, -3), 3)
+                    wanted += mass * np.maximum(0, 1 - np.abs(value - z))
+                yield -(wanted * np.log(softmax(out[action]))).sum()
+            else:
+                error = abs(q[action] - rewards - discount * next_q[best])
+                yield 0.5 * error**2 if error <= 1 else error - 0.5
+
+    losses, weights = [*all_losses(p, p)], np.asarray(weights)
+    other = [forward(p, np.float64(x), args)[0].argmax() != forward(p_target, np.float64(x), args)[0].argmax()
+             for x in replay.next_obs]  # fmt: skip
+    assert any(other)
     learner, new_tree, info = rainbow.update(args, online, replay, tree, key, 250)
-    assert float(info["losses/q_loss"]) == pytest.approx(float((np.asarray(weights) * losses).mean()), rel=1e-4)
+    assert float(info["losses/q_loss"]) == pytest.approx(float((weights * losses).mean()), rel=1e-4)
+    for row in range(
+        min(len(p["advantage_bias"]), 3)
+    ):  # Adam's first step by finite differences: -rate g / (|g| + eps)
+        sides = []
+        for shift in (1e-5, -1e-5):
+            moved = p | {"advantage_bias": p["advantage_bias"] + shift * (np.arange(len(p["advantage_bias"])) == row)}
+            sides.append((weights * [*all_losses(moved, p)]).mean())
+        g = (sides[0] - sides[1]) / 2e-5
+        change = learner_change(rainbow, args, online, replay, tree, key)[row]
+        assert change == pytest.approx(-1e-4 * g / (abs(g) + 3.125e-4), rel=0.02, abs=1e-6)
     wanted = (np.array(losses) + 1e-10) ** args.priority_exponent
     for i, row in enumerate(np.asarray(index)):
         assert float(new_tree[64 + row]) == pytest.approx(wanted[i], rel=1e-4)
