@@ -99,12 +99,13 @@ class Args:
 
 class Summary(NamedTuple):
     """Scores of several seeds: mean, sample standard deviation (nan for one seed), number of seeds. A mean that was
-    read off a figure has the error of the reading instead of a deviation."""
+    read off a figure has the error of the reading instead of a deviation. `every`: steps between the evaluations."""
 
     mean: float
     std: float
     seeds: int
     reading: float = 0.0
+    every: int = 0
 
 
 class Comparison(NamedTuple):
@@ -460,19 +461,30 @@ def comparable(config, script, schedule, available, window_end, order):
     return found
 
 
-def compare(scores, suite, theirs, allowed):
+def at_their_steps(seeds, window, every):
+    """{seed: curve} -> {seed: mean over the window of the evaluations that fall on every so many steps}.
+
+    Where returns grow, evaluations twice as often weigh the window's end less: the same steps of both are compared.
+    """
+    grid, done = complete(seeds, window)
+    steps = [step for step in grid if not every or step % every == 0]
+    return {seed: float(np.mean([curve[step] for step in steps])) for seed, curve in done.items()} if steps else {}
+
+
+def compare(whole, suite, theirs, allowed):
     """Ours against the published, task by task and over tasks -> [Comparison, ...].
 
-    scores {config: {env: {seed: score}}}; theirs {config: {env: Summary}}; allowed {config: [their config, ...]}.
+    whole {config: {env: {seed: curve}}}; theirs {config: {env: Summary}}; allowed {config: [their config, ...]}.
     """
     rows = []
-    for config, envs in scores.items():
+    for config, envs in whole.items():
         names, pairs = set(), []
         for env in [env for env in suite.scores if envs.get(env)]:
             other = next((other for other in allowed.get(config, ()) if env in theirs.get(other, ())), None)
-            if other:
+            own = at_their_steps(envs[env], suite.statistic, theirs[other][env].every) if other else {}
+            if own:
                 random, best = suite.scores[env]
-                a, b = summarize([*envs[env].values()]), theirs[other][env]
+                a, b = summarize([*own.values()]), theirs[other][env]
                 difference, low, high = beside_reading(a, b) if b.reading else welch([a], [b])
                 verdict = judge(low, high, b.mean - random)
                 rows.append(Comparison(config, env, a, other[0], b, difference, low, high, verdict))
@@ -493,6 +505,11 @@ def window_name(suite):
     return f"{suite.statistic[0]}-{suite.statistic[1]}"
 
 
+def window_of(row):
+    """A published row's window, without the steps between its evaluations."""
+    return row["step"].split("/")[0]
+
+
 def published_summaries(rows, suite, name):
     """Published mean and std of the suite's statistic, or its mean as read off a figure -> {config: {env: Summary}}"""
     names, found = {published_name(env): env for env in suite.scores}, defaultdict(lambda: defaultdict(dict))
@@ -503,9 +520,10 @@ def published_summaries(rows, suite, name):
                 own = found[row["algorithm"], float(row["replay_ratio"])][names[row["task"]]]
                 own |= {"mean": float(row["value"]), "std": math.nan, "seeds": int(row["seeds"] or 0)}
                 own |= {"reading": (float(row["high"]) - float(row["low"])) / 2}
-        elif row["task"] in names and row["step"] == window_name(suite) and row["statistic"] in ("mean", "std"):
+        elif row["task"] in names and window_of(row) == window_name(suite) and row["statistic"] in ("mean", "std"):
             own = found[row["algorithm"], float(row["replay_ratio"])][names[row["task"]]]
             own |= {row["statistic"]: float(row["value"]), "seeds": int(row["seeds"])}
+            own |= {"every": int(row["step"].partition("/")[2] or 0)}
     return {c: {env: Summary(**s) for env, s in own.items()} for c, own in found.items()}
 
 
@@ -517,7 +535,9 @@ def reference_summaries(reference, suite):
             grid, done = complete(seeds, suite.statistic)
             if done:
                 own = summarize([np.mean([curve[step] for step in grid]) for curve in done.values()])
-                found.setdefault(config, {})[env] = Summary(round(own.mean, 4), round(own.std, 4), own.seeds)
+                every = grid[1] - grid[0] if len(grid) > 1 else 0
+                own = Summary(round(own.mean, 4), round(own.std, 4), own.seeds, every=every)
+                found.setdefault(config, {})[env] = own
     return found
 
 
@@ -530,7 +550,7 @@ def published_iqms(rows, name, suite):
         if (row["suite"], row["task"], row["statistic"]) == (name, "", "iqm"):
             config = (row["algorithm"], float(row["replay_ratio"]))
             triple = [(float(row[field] or "nan") - random) / (best - random) for field in ("value", "low", "high")]
-            if row["step"] == window_name(suite):
+            if window_of(row) == window_name(suite):
                 points[config] = (*triple, int(row["seeds"]), row["resets"] == "1")
             elif row["step"].isdigit() and int(row["step"]) <= suite.statistic[1]:
                 lines[config][0].append(int(row["step"]))
@@ -608,7 +628,7 @@ def prepare(args):
         idle={config for config in asked if schedules.get(config) == ()},
         reference=reference,
         allowed=allowed,
-        comparisons=compare(scores, suite, theirs, allowed),
+        comparisons=compare(whole, suite, theirs, allowed),
         published=published,
         remarks=remarks,
     )
@@ -968,7 +988,8 @@ def comparison_section(results):
     words = ("agrees", "higher", "lower", "too few seeds to say")
     told = ", ".join(f"{word}: {singles.count(word)}" for word in words if word in singles)
     yield (
-        "The same statistic of both, at equal ratios and with resets at the same steps. "
+        "The same statistic of both, over evaluations at the same steps, at equal ratios and with resets at the same "
+        "steps. "
         f"Comparisons of one task at one ratio: {len(singles)} ({told}). "
         "A difference (ours less theirs) has Welch's 95 % interval over seeds. *agrees*: zero lies inside. *higher*, "
         "*lower*: it does not. *too few seeds to say*: zero lies inside, but the interval reaches further than half of "

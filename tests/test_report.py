@@ -509,7 +509,7 @@ def test_published_tables():
         assert row["resets"] in ("0", "1") and (
             row["source"].startswith("read off") if read else int(row["seeds"]) >= 4
         )
-        assert row["suite"] in {*SUITES, "sac10", ""} and re.fullmatch(r"\d+(-\d+)?", row["step"])
+        assert row["suite"] in {*SUITES, "sac10", ""} and re.fullmatch(r"\d+(-\d+(/\d+)?)?", row["step"])
         assert float(row["replay_ratio"]) > 0 and math.isfinite(float(row["value"]))
         if row["low"]:
             assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
