@@ -418,10 +418,11 @@ def listed(seeds):
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
 
 
-def differing(runs, name_of):
+def differing(runs, name_of, suite):
     """What runs of one config were started with differently, as remarks."""
-    own = {"env_id", "seed", "num_seeds", "total_timesteps"}
     for config, made in runs.items():
+        by_task = {flag.replace("-", "_") for own in suite.task_flags.get(config[0], {}).values() for flag in own}
+        own = {"env_id", "seed", "num_seeds", "total_timesteps", *by_task}
         fields = sorted({field for run in made for field in run["args"]} - own)
         # A flag that only some of them have came or went with a commit: the commits are named elsewhere.
         values = {field: {str(run["args"][field]) for run in made if field in run["args"]} for field in fields}
@@ -571,7 +572,7 @@ def prepare(args):
     whole, part, scores, remarks = sort_runs(curves, suite, look.config)
     usable = any(own for group in (whole, part) for own in group.values())
     require(usable, f"no usable run in {folder / 'curves.csv'}: {' '.join(remarks)}")
-    remarks += differing(runs, look.config)
+    remarks += differing(runs, look.config, suite)
 
     end = suite.statistic[1]
     schedules = {config: schedule_of(made, config[1], end) for config, made in runs.items()}
