@@ -19,10 +19,9 @@ from pathlib import Path
 import tyro
 
 from benchmark.jobs import read_json, require
-from benchmark.suites import SUITES
+from benchmark.suites import EVALUATION, SUITES
 
 COLUMNS = ["suite", "algo", "replay_ratio", "env", "seed", "step", "metric", "value"]
-EVALUATION = "eval/episodic_return"
 
 
 @dataclass(frozen=True)

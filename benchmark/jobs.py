@@ -94,11 +94,9 @@ def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, ext
         for ratio in replay_ratios:
             for env_id in suite.scores:
                 for algo in algos:
-                    script = suite.variants.get(algo, algo)
-                    flags = (
-                        suite.flags | ({"exp-name": algo} if script != algo else {}) | suite.algo_flags.get(algo, {})
-                    )
-                    flags |= suite.task_flags.get(algo, {}).get(env_id, {}) | typed
+                    script, extra = suite.variants.get(algo, (algo, {}))
+                    flags = suite.flags | ({} if script == algo else {"exp-name": algo}) | extra
+                    flags |= suite.algo_flags.get(algo, {}) | suite.task_flags.get(algo, {}).get(env_id, {}) | typed
                     own = {"env-id": env_id, "replay-ratio": f"{ratio:g}", "seed": first}
                     own |= {"num-seeds": len(numbers)} if len(numbers) > 1 else {}
                     words = [f"algos/{script}.py"]

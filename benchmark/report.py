@@ -30,19 +30,13 @@ from rliable import library
 from scipy import stats
 
 from benchmark.jobs import require
-from benchmark.suites import SUITES, Suite
+from benchmark.suites import EVALUATION, SUITES, Suite
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 from PIL import Image
 
-METRIC = "eval/episodic_return"
-METRICS = {  # what a suite may score, in words
-    METRIC: "evaluation return",
-    "charts/average_return": "training return, moving average over episodes",
-    "charts/mean_return": "mean return of all training episodes so far",
-}
 READ = {"charts/average_return": "read_average", "charts/mean_return": "read_mean"}  # published, off a figure
 COLUMNS = {"suite", "algo", "replay_ratio", "env", "seed", "step", "metric", "value"}
 REFERENCE_COLUMNS = {"algo", "replay_ratio", "task", "seed", "step", "return"}
@@ -197,8 +191,8 @@ def welch(ours, theirs):
 
 
 def beside_reading(ours, theirs):
-    """Difference to a mean that was read off a figure: ours's 95 % interval over seeds (Student's t), widened by the
-    error of the reading -> (difference, low, high). Nan for one seed."""
+    """Difference to a mean that was read off a figure, with the 95 % interval of ours over seeds (Student's t) widened
+    by the error of the reading: (difference, low, high). Low and high are nan for one seed."""
     difference = ours.mean - theirs.mean
     if ours.seeds < 2:
         return difference, math.nan, math.nan
@@ -281,7 +275,7 @@ def read_curves(path, name):
     require(
         curves,
         f"no {' and '.join(suite.parts)} in {path}: no run has got to "
-        f"{'an evaluation' if suite.metric == METRIC else 'a log'} yet",
+        f"{'an evaluation' if suite.metric == EVALUATION else 'a log'} yet",
     )
     return {
         config: {env: {seed: suite.scored(logged) for seed, logged in seeds.items()} for env, seeds in own.items()}
@@ -463,13 +457,14 @@ def comparable(config, script, schedule, available, window_end, order):
 
 
 def at_their_steps(seeds, window, every):
-    """{seed: curve} -> {seed: mean over the window of the evaluations that fall on every so many steps}.
+    """{seed: curve} -> {seed: mean over the window of the evaluations every so many steps}, of seeds that have them.
 
     Where returns grow, evaluations twice as often weigh the window's end less: the same steps of both are compared.
     """
     grid, done = complete(seeds, window)
-    steps = [step for step in grid if not every or step % every == 0]
-    return {seed: float(np.mean([curve[step] for step in steps])) for seed, curve in done.items()} if steps else {}
+    steps = [step for step in range(window[0], window[1] + 1) if step % every == 0] if every else grid
+    there = {seed: curve for seed, curve in done.items() if all(step in curve for step in steps)}
+    return {seed: float(np.mean([curve[step] for step in steps])) for seed, curve in there.items()}
 
 
 def compare(whole, suite, theirs, allowed):
@@ -515,7 +510,7 @@ def published_summaries(rows, suite, name):
     """Published mean and std of the suite's statistic, or its mean as read off a figure -> {config: {env: Summary}}"""
     names, found = {published_name(env): env for env in suite.scores}, defaultdict(lambda: defaultdict(dict))
     for row in rows:
-        if suite.metric != METRIC:
+        if suite.metric != EVALUATION:
             here = (row["suite"], row["statistic"], row["step"]) == (name, READ[suite.metric], str(suite.statistic[1]))
             if here and row["task"] in names:
                 own = found[row["algorithm"], float(row["replay_ratio"])][names[row["task"]]]
@@ -615,6 +610,14 @@ def prepare(args):
                 f"the aggregates use {matrix.size} of its {there} finished runs, the lowest {len(matrix)} of each task"
             )
             remarks.append(f"{look.config(config)}: {what}, as many as the task with the fewest has.")
+    comparisons = compare(whole, suite, theirs, allowed)
+    compared = {(row.config, row.env) for row in comparisons}
+    for config, envs in whole.items():
+        others = [env for other in allowed[config][:1] for env in suite.scores if env in theirs.get(other, ())]
+        left = [env for env in others if envs.get(env) and (config, env) not in compared]
+        if left:
+            what = "not evaluated at all the steps at which the published runs were; not compared"
+            remarks.append(f"{look.config(config)}, {', '.join(left)}: {what}.")
     return Results(
         args=args,
         suite=suite,
@@ -629,7 +632,7 @@ def prepare(args):
         idle={config for config in asked if schedules.get(config) == ()},
         reference=reference,
         allowed=allowed,
-        comparisons=compare(whole, suite, theirs, allowed),
+        comparisons=comparisons,
         published=published,
         remarks=remarks,
     )
@@ -761,7 +764,9 @@ def draw_curves(results, ratio, path):
         axis.set_xlim(left=0)
         axis.xaxis.set_major_formatter(thousands)
         canvas.finish(axis, short(env))
-    canvas.save(path, "environment steps", METRICS[results.suite.metric].split(",")[0])
+    canvas.save(
+        path, "environment steps", "evaluation return" if results.suite.metric == EVALUATION else "training return"
+    )
 
 
 def draw_iqm(results, path):
@@ -1039,20 +1044,13 @@ def provenance_section(results):
         yield f"The whole grid: `python -m benchmark.sweep --suite {results.args.suite} {grid} --seeds {max(seeds)}`"
 
 
-def score_words(suite):
-    first, last = suite.statistic
-    if suite.metric == METRIC:
-        return f"the mean of its evaluation returns at steps {first:,} to {last:,}"
-    return f"its {METRICS[suite.metric]}, at step {last:,}"
-
-
 def page(results, aggregates):
     """The text of report.md."""
     args, suite = results.args, results.suite
     option = f" --reference {Path(args.reference).name}" if args.reference else ""
     text = [
         f"# Results: {args.suite}",
-        f"{suite.about[0].upper() + suite.about[1:]}. A run's score is {score_words(suite)}, "
+        f"{suite.about[0].upper() + suite.about[1:]}. A run's score is {suite.score}, "
         "normalized so that 0 is a random policy and 1 the best "
         "reference (`benchmark/suites.py`). Intervals are 95 %, by stratified bootstrap over seeds with "
         f"{args.bootstrap_reps:,} resamples (rliable 1.2.0); with five seeds or fewer they come out too narrow.",

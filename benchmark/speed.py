@@ -121,22 +121,32 @@ class Loop:
 
         action = jnp.zeros((self.args.num_seeds, *self.space.shape))
         step = jax.vmap(self.env_step, in_axes=(None, 0), out_axes=(None, 0))
-        steps = jax.jit(lambda env: jax.lax.scan(lambda env, _: (step(env, action)[0], None), env, None, 1000)[0])
-        env = jax.block_until_ready(steps(self.state.env))
-        start = time.perf_counter()
-        jax.block_until_ready(steps(env))
-        return 1e3 * (time.perf_counter() - start)
+        return scan_us(lambda env: step(env, action)[0], self.state.env)
+
+
+def scan_us(step, env):
+    """Microseconds of an environment's step in a scan."""
+    import jax
+
+    steps = jax.jit(lambda env: jax.lax.scan(lambda env, _: (step(env), None), env, None, 1000)[0])
+    env = jax.block_until_ready(steps(env))
+    start = time.perf_counter()
+    jax.block_until_ready(steps(env))
+    return 1e3 * (time.perf_counter() - start)
+
+
+NETWORK = {"hidden_dim": 128, "padding": "VALID"}
 
 
 class Game(Loop):
-    """The full loop of a script on gymnax, with dqn.py's network and the script's own settings else."""
+    """The full loop of a script on gymnax, with dqn.py's network (NETWORK) and the script's own settings else."""
 
     def __init__(self, script, env_id, ratio, buffer_size, **options):
         import jax
         import jax.numpy as jnp
 
         self.script, self.per_step = load(script), ratio
-        options |= {"learning_starts": 100, "hidden_dim": 128, "padding": "VALID"}
+        options |= {"learning_starts": 100} | NETWORK
         self.args = self.script.Args(env_id=env_id, replay_ratio=ratio, buffer_size=buffer_size, **options)
         self.script.make_task(self.args)
         self.env_step = partial(self.script.env_step, self.args)
@@ -148,12 +158,7 @@ class Game(Loop):
     def env_us(self):
         import jax
 
-        step = jax.vmap(lambda env: self.env_step(env, 0)[0])
-        steps = jax.jit(lambda env: jax.lax.scan(lambda env, _: (step(env), None), env, None, 1000)[0])
-        env = jax.block_until_ready(steps(self.state.env))
-        start = time.perf_counter()
-        jax.block_until_ready(steps(env))
-        return 1e3 * (time.perf_counter() - start)
+        return scan_us(jax.vmap(lambda env: self.env_step(env, 0)[0]), self.state.env)
 
 
 class Bare:
@@ -410,7 +415,8 @@ def measure_minatar(args, note, cores):
         workers[name, ratio, size] = [Worker(words, cores[0])]
     found, rows = in_turns(args, workers), []
     for (name, ratio, size), own in found.items():
-        note("minatar", own, program=name, env_id="Breakout-MinAtar", seeds=1, replay_ratio=ratio, buffer_size=size)
+        what = {"env_id": "Breakout-MinAtar", "seeds": 1, "replay_ratio": ratio, "buffer_size": size, "batch_size": 32}
+        note("minatar", own, program=name, **what | NETWORK)
         share = spread(over(own, found[name, ratio, 100_000]))
         steps = spread([rate / ratio for rate in own["rates"]], 0)
         rows.append([name, ratio, f"{size:,}", spread(own["rates"], 0), steps, share, own["build_s"], own["memory_mb"]])
@@ -443,14 +449,12 @@ def main(args: Args):
     def note(part, own, **what):
         rates = [round(rate, 3) for rate in own["rates"]]
         own = {name: value for name, value in own.items() if name != "rates"}
-        lines.append(json.dumps({"part": part} | what | {"seed_updates_per_s": rates} | own | machine))
+        lines.append(json.dumps({"part": part} | machine | what | {"seed_updates_per_s": rates} | own))
 
-    print(
-        f"{cpu}, {len(cores)} cores, commit {commit[:7]}, {machine['date']}. Batch {args.batch_size}, two hidden layers"
-    )
-    print(
-        f"of {args.hidden_dim}; median of {args.rounds} turns of {args.seconds:g} s each (least to most).\n", flush=True
-    )
+    print(f"{cpu}, {len(cores)} cores, commit {commit[:7]}, {machine['date']}.")
+    print(f"Median of {args.rounds} turns of {args.seconds:g} s each (least to most).\n", flush=True)
+    if {*args.parts} - {"minatar"}:
+        print(f"Batch {args.batch_size}, two hidden layers of {args.hidden_dim}:\n", flush=True)
     if "own" in args.parts:
         print(f"{args.script} on {args.env_id}:\n", flush=True)
         measure_own(args, note)

@@ -6,6 +6,9 @@
 from dataclasses import dataclass, field
 
 
+EVALUATION = "eval/episodic_return"
+
+
 @dataclass(frozen=True)
 class Suite:
     about: str
@@ -20,10 +23,19 @@ class Suite:
     """flags of one script alone; None is a switch"""
     task_flags: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
     """flags of one script on one task: {script: {task: flags}}"""
-    variants: dict[str, str] = field(default_factory=dict)
-    """further agents, {name: script}; `algo_flags` and `task_flags` of that name are all they have in addition"""
-    metric: str = "eval/episodic_return"
+    variants: dict[str, tuple[str, dict[str, object]]] = field(default_factory=dict)
+    """further agents: {name: (script, flags)}"""
+    metric: str = EVALUATION
     """what is scored: this, `charts/average_return`, or `charts/mean_return`, of all training episodes so far"""
+
+    @property
+    def score(self):
+        """What a run's score is, in words."""
+        first, last = self.statistic
+        return {
+            "charts/average_return": f"the training return's moving average over episodes, at step {last:,}",
+            "charts/mean_return": f"the mean return of all training episodes of the first {last:,} steps",
+        }.get(self.metric, f"the mean of the evaluation returns at steps {first:,} to {last:,}")
 
     @property
     def parts(self):
@@ -150,22 +162,14 @@ SUITES = {
         {env: scores for env, scores in MINATAR.items() if env != "Seaquest-MinAtar"},
         {"total-timesteps": 1_000_000} | FEW_LOGS,
         (1_000_000, 1_000_000),
-        {
-            "dqn": REVISITING_DQN,
-            "rainbow_no_double": {"no-double": None},
-            "rainbow_no_priorities": {"priority-exponent": 0},
-            "rainbow_no_dueling": {"no-dueling": None},
-            "rainbow_1_step": {"n-step": 1},
-            "rainbow_no_distribution": {"no-distributional": None},
-            "rainbow_no_noise": {"noise-scale": 0},
-        },
+        {"dqn": REVISITING_DQN},
         variants={
-            "rainbow_no_double": "rainbow",
-            "rainbow_no_priorities": "rainbow",
-            "rainbow_no_dueling": "rainbow",
-            "rainbow_1_step": "rainbow",
-            "rainbow_no_distribution": "rainbow",
-            "rainbow_no_noise": "rainbow",
+            "rainbow_no_double": ("rainbow", {"no-double": None}),
+            "rainbow_no_priorities": ("rainbow", {"priority-exponent": 0}),
+            "rainbow_no_dueling": ("rainbow", {"no-dueling": None}),
+            "rainbow_1_step": ("rainbow", {"n-step": 1}),
+            "rainbow_no_distribution": ("rainbow", {"no-distributional": None}),
+            "rainbow_no_noise": ("rainbow", {"noise-scale": 0}),
         },
         metric="charts/mean_return",
     ),

@@ -380,13 +380,8 @@ def expect_table(name):
             rows.append(row + (f" {resets} |" if resets is not None else ""))
         if not rows:
             continue
-        low, high = plan.statistic
-        scored = {
-            "charts/average_return": f"Training returns, moving average over episodes at step {high:,}",
-            "charts/mean_return": f"Training returns, mean of all episodes of the first {high:,} steps",
-        }.get(plan.metric, f"Evaluation returns, mean over the steps {low:,} to {high:,}")
         blocks += [
-            f"**Suite [`{suite}`](../results/{suite}/index.md)**: {plan.about}. {scored}.\n",
+            f"**Suite [`{suite}`](../results/{suite}/index.md)**: {plan.about}. The return is {plan.score}.\n",
             "| task | replay ratio | seeds | return | minutes |" + " resets |" * resetting,
             "|---|---|---|---|---|" + "---|" * resetting,
             *rows,
@@ -415,20 +410,11 @@ def raw_files(folder):
 
 
 def suites_table(_=None):
-    rows = ["| suite | what | tasks | steps | statistic, over steps | results |", "|---|---|---|---|---|---|"]
+    rows = ["| suite | what | tasks | steps | statistic of a run | results |", "|---|---|---|---|---|---|"]
     for name, suite in suites().items():
-        low, high = suite.statistic
         shown = f"[yes](results/{name}/index.md)" if has_results(name) else "none yet"
         steps = f"{suite.flags['total-timesteps']:,}"
-        what = {
-            "charts/average_return": "training return's moving average",
-            "charts/mean_return": "mean training return",
-        }
-        at = (
-            f"{low:,} to {high:,}" if low < high else f"at {high:,}" if "average" in suite.metric else f"up to {high:,}"
-        )
-        statistic = f"{what.get(suite.metric, 'evaluation returns')}, {at}"
-        rows.append(f"| `{name}` | {cell(suite.about)} | {len(suite.scores)} | {steps} | {statistic} | {shown} |")
+        rows.append(f"| `{name}` | {cell(suite.about)} | {len(suite.scores)} | {steps} | {suite.score} | {shown} |")
     return "\n".join(rows)
 
 

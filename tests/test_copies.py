@@ -13,22 +13,10 @@ import sys
 from pathlib import Path
 
 ALGOS = Path(__file__).parent.parent / "algos"
-OWN = {
-    *("Args", "Learner", "Transition", "State", "AXES", "init_learner", "init_state", "update", "train_step", "main"),
-    *(
-        "critic_loss",
-        "actor_loss",
-        "alpha_loss",
-        "q_loss",
-        "q_values",
-        "head_values",
-        "optimizer",
-        "metrics",
-        "evaluate",
-        "check",
-    ),
-    *("greedy_action", "epsilon"),
-}
+OWN = set(
+    "Args Learner Transition State AXES init_learner init_state update train_step main metrics evaluate check epsilon "
+    "critic_loss actor_loss alpha_loss q_loss q_values head_values optimizer greedy_action".split()
+)
 DECLARATION = re.compile(r"^Parents?: (?P<parents>[^;]+); differs: (?P<names>[\w, \n]+?)$(?=\n\w+:)", re.M)
 
 

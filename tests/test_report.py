@@ -192,7 +192,7 @@ def curve(level, end=50_000, every=5_000):
     return {step: level * step / 50_000 for step in range(every, end + 1, every)}
 
 
-def write_results(folder, runs, name="dmc_cpu", metric=report.METRIC, made=True):
+def write_results(folder, runs, name="dmc_cpu", metric=report.EVALUATION, made=True):
     """runs: {(algo, ratio, env, seed): {step: return}} -> the folder that benchmark.collect leaves."""
     folder = folder / "results" / name
     folder.mkdir(parents=True)
@@ -410,8 +410,22 @@ def test_comparison_with_values_read_off_figures(tmp_path):
     assert rows["Freeway-MinAtar"]["verdict"] == "too few seeds to say"
     assert (
         "9.3, read within 0.3" in text
-        and "its training return, moving average over episodes, at step 1,000,000" in text
+        and "A run's score is the training return's moving average over episodes, at step 1,000,000," in text
     )
+
+
+def test_the_same_steps_are_compared(tmp_path):
+    """Published SAC was evaluated every 10k steps: of ours, at 5k, these count. Ours at 20k alone: not compared."""
+    seeds = {1: {10_000: 0.0, 15_000: 50.0, 20_000: 60.0, 25_000: 70.0, 30_000: 90.0}}
+    at = lambda every, curves=seeds: report.at_their_steps(curves, (10_000, 30_000), every)
+    assert at(10_000) == {1: 50.0} and at(5_000) == at(0) == {1: 54.0}
+    assert at(5_000, {1: {10_000: 0.0, 20_000: 60.0, 30_000: 90.0}}) == {}
+    env = "CheetahRun-v1"
+    theirs = report.published_summaries(report.read_published(), SUITES["dmc_cpu"], "dmc_cpu")
+    assert theirs["sac", 1.0][env].every == 10_000 and theirs["sr_sac", 16.0][env].every == 5_000
+    write_results(tmp_path, {("sac", 16.0, env, s): curve(10 * s, end=30_000, every=10_000) for s in (1, 2)})
+    tables, text = make(tmp_path)[:2]
+    assert "comparison" not in tables and "not evaluated at all the steps at which the published runs were" in text
 
 
 def test_mean_return_so_far(tmp_path):
