@@ -37,6 +37,11 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 from PIL import Image
 
+AXIS = {
+    EVALUATION: "evaluation return",
+    "charts/average_return": "training return, moving average",
+    "charts/mean_return": "training return, mean so far",
+}
 READ = {"charts/average_return": "read_average", "charts/mean_return": "read_mean"}  # published, off a figure
 COLUMNS = {"suite", "algo", "replay_ratio", "env", "seed", "step", "metric", "value"}
 REFERENCE_COLUMNS = {"algo", "replay_ratio", "task", "seed", "step", "return"}
@@ -523,6 +528,16 @@ def published_summaries(rows, suite, name):
     return {c: {env: Summary(**s) for env, s in own.items()} for c, own in found.items()}
 
 
+def read_points(results, other, env, last):
+    """What was read off a published figure of this config and task, up to a step -> (steps, values, errors)."""
+    suite, points = results.suite, []
+    for row in results.published if suite.metric in READ else ():
+        key = row["suite"], row["statistic"], row["task"], (row["algorithm"], float(row["replay_ratio"]))
+        if key == (results.args.suite, READ[suite.metric], published_name(env), other) and int(row["step"]) <= last:
+            points.append((int(row["step"]), float(row["value"]), (float(row["high"]) - float(row["low"])) / 2))
+    return tuple(zip(*sorted(points), strict=True)) or ((), (), ())
+
+
 def reference_summaries(reference, suite):
     """Published raw curves -> {config: {env: Summary}}, rounded as in benchmark/published/: the same tables."""
     found = {}
@@ -758,15 +773,32 @@ def draw_curves(results, ratio, path):
                 canvas.legend(results.look.name(config[0]), len(own), **style)
             elif singles:
                 canvas.legend(f"{results.look.name(config[0])}, unfinished", **style | {"linewidth": 0.7})
+        shown = [c for group in groups for config in configs for c in group[config].get(env, {}).values()]
+        read = draw_read(results, canvas, axis, configs, env, max(max(curve) for curve in shown))
         drawn = [x for group in groups for own in group.values() for c in own.get(env, {}).values() for x in c.values()]
-        top = max(drawn + [x for seeds in references.values() for curve in seeds.values() for x in curve.values()])
+        top = max(
+            drawn + read + [x for seeds in references.values() for curve in seeds.values() for x in curve.values()]
+        )
         axis.set_ylim(min(0, *drawn), 1.05 * max(top, 1))  # the same for all ratios but for the published
         axis.set_xlim(left=0)
         axis.xaxis.set_major_formatter(thousands)
         canvas.finish(axis, short(env))
-    canvas.save(
-        path, "environment steps", "evaluation return" if results.suite.metric == EVALUATION else "training return"
-    )
+    canvas.save(path, "environment steps", AXIS[results.suite.metric])
+
+
+def draw_read(results, canvas, axis, configs, env, last):
+    """What was read off published figures up to a step, with the error of the reading -> its upper ends."""
+    tops = []
+    for config in configs:
+        for other in results.allowed[config][:1]:
+            steps, values, errors = read_points(results, other, env, last)
+            style = {"color": results.look.line(config[0])["color"], "marker": "o", "markersize": 4}
+            style |= {"markerfacecolor": "white", "linestyle": "none"}
+            if steps:
+                axis.errorbar(steps, values, errors, elinewidth=1.2, zorder=3, **style)
+                canvas.legend(f"published {results.look.name(other[0])}, read off a figure", **style)
+                tops += [value + error for value, error in zip(values, errors, strict=True)]
+    return tops
 
 
 def draw_iqm(results, path):

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -412,6 +413,18 @@ def test_comparison_with_values_read_off_figures(tmp_path):
         "9.3, read within 0.3" in text
         and "A run's score is the training return's moving average over episodes, at step 1,000,000," in text
     )
+
+
+def test_points_read_off_figures_are_drawn_up_to_our_last_step():
+    """MinAtar's table (Young & Tian 2019, Breakout): 6.8, 8.3, 9.3 at a quarter, a half and one million steps."""
+    args = SimpleNamespace(suite="minatar5")
+    results = SimpleNamespace(args=args, suite=SUITES["minatar5"], published=report.read_published())
+    points = lambda config, last: report.read_points(results, config, "Breakout-MinAtar", last)
+    steps, values, errors = points(("dqn", 1.0), 1_000_000)
+    assert steps == (250_000, 500_000, 1_000_000) and values == (6.8, 8.3, 9.3)
+    np.testing.assert_allclose(errors, 0.03 * np.array(values), rtol=1e-3)
+    assert points(("dqn", 1.0), 999_999)[0] == (250_000, 500_000)
+    assert points(("dqn", 0.25), 1_000_000) == points(("dqn", 1.0), 0) == ((), (), ())
 
 
 def test_the_same_steps_are_compared(tmp_path):
