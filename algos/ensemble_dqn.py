@@ -328,8 +328,8 @@ def play(args, network, key):
     keys = jax.vmap(jax.random.split)(jax.random.split(key, args.eval_episodes))
     (env, obs), zero = jax.vmap(partial(env_reset, args))(keys[:, 0]), jnp.zeros(args.eval_episodes)
     film = jnp.zeros((args.eval_steps * args.capture_video, *obs.shape[1:]), obs.dtype)
-    start = film, 0, env, obs, keys[:, 1], zero > 0, zero, zero.astype(int)
-    film, *_, returned, length = jax.lax.while_loop(lambda carry: ~carry[5].all(), step, start)
+    first = film, 0, env, obs, keys[:, 1], zero > 0, zero, zero.astype(int)
+    film, *_, returned, length = jax.lax.while_loop(lambda carry: ~carry[5].all(), step, first)
     return returned, length, film
 
 
