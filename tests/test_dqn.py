@@ -441,17 +441,18 @@ def test_bytes_of_a_transition(dqn):
 # Seeds
 
 
-def test_a_seed_of_a_batch_is_the_run_alone(dqn):
-    """Until learning to the bit, then up to rounding: what it saw, did and learnt."""
-    found = []
+@pytest.mark.parametrize("name", ["dqn", "rainbow"])
+def test_a_seed_of_a_batch_is_the_run_alone(name, request):
+    """Until learning to the bit, then up to rounding: what it saw, did and learnt, with which priorities."""
+    script, found = request.getfixturevalue(name), []
     for seeds, i in (([1, 2, 3], 1), ([2], 0)):
-        args, env_step, state = begin(dqn, seeds, learning_starts=60)
-        state = advance(dqn, args, env_step, state, 59)
+        args, env_step, state = begin(script, seeds, learning_starts=25)
+        state = advance(script, args, env_step, state, 24)
         early = {name: x[i] for name, x in leaves((state.replay, state.learner.network)).items()}
         first = leaves(state.learner.network)
-        state = advance(dqn, args, env_step, state, 20)
-        late = leaves(state.learner.network)
-        assert all(not np.array_equal(late[name][i], first[name][i]) for name in late), "something was learnt"
+        state = advance(script, args, env_step, state, 24)  # as many: compiled once
+        network, late = leaves(state.learner.network), leaves((state.learner.network, getattr(state, "tree", ())))
+        assert all(not np.array_equal(network[name][i], first[name][i]) for name in network), "something was learnt"
         found.append((early, {name: x[i] for name, x in late.items()}))
     (early, late), (early_alone, late_alone) = found
     assert all(np.array_equal(early[name], early_alone[name]) for name in early)
