@@ -314,7 +314,7 @@ def init_state(args, seed):
 def metrics(args, state):
     """What is logged, a dict per seed: tag -> mean since the last log. What does not exist yet is absent."""
     now = {"charts/average_return": state.average_return, "charts/episodes": state.totals["episodes"]}
-    now |= {"losses/network_norm": jax.vmap(optax.tree.norm)(state.learner.network)}
+    now |= {"losses/network_norm": jax.vmap(jax.jit(optax.tree.norm))(state.learner.network)}
     totals, now = jax.device_get((state.totals, now))
     updates = max(0, updates_by(args, int(state.step)) - updates_by(args, args.learning_starts - 1))
     known = {"charts/updates": updates, "charts/epsilon": float(epsilon(args, state.step))}

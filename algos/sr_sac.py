@@ -323,7 +323,8 @@ def init_state(args, action_dim, env, seed, obs):
 
 def metrics(args, state):
     """What is logged, a dict per seed: tag -> mean since the last log. What does not exist yet is absent."""
-    now = {f"losses/{x}_norm": jax.vmap(optax.tree.norm)(getattr(state.learner, x)) for x in ("actor", "critic")}
+    norm = jax.vmap(jax.jit(optax.tree.norm))
+    now = {f"losses/{x}_norm": norm(getattr(state.learner, x)) for x in ("actor", "critic")}
     totals, now = jax.device_get((state.totals, now | {"charts/stored_transitions": state.stored}))
     updates = max(0, updates_by(args, int(state.step)) - updates_by(args, args.learning_starts - 1))
     known = {"charts/updates": updates, "charts/resets": resets_by(args, int(state.step) - 1)}
