@@ -1083,9 +1083,9 @@ def page(results, aggregates):
     text = [
         f"# Results: {args.suite}",
         f"{suite.about[0].upper() + suite.about[1:]}. A run's score is {suite.score}, "
-        "normalized so that 0 is a random policy and 1 the best "
-        "reference (`benchmark/suites.py`). Intervals are 95 %, by stratified bootstrap over seeds with "
-        f"{args.bootstrap_reps:,} resamples (rliable 1.2.0); with five seeds or fewer they come out too narrow.",
+        f"normalized so that {suite.scale} (`benchmark/suites.py`). "
+        f"Intervals are 95 %, by stratified bootstrap over seeds with {args.bootstrap_reps:,} resamples (rliable "
+        "1.2.0); with five seeds or fewer they come out too narrow.",
         f"Written by `python -m benchmark.report --suite {args.suite}{option}`; raw curves and tables are in "
         f"`benchmark/results/{args.suite}/`.",
         *aggregate_section(results, aggregates),

@@ -27,6 +27,8 @@ class Suite:
     """further agents: {name: (script, flags)}"""
     metric: str = EVALUATION
     """what is scored: this, `charts/average_return`, or `charts/mean_return`, of all training episodes so far"""
+    scale: str = "0 is no reward and 1 the most that a task can give"
+    """what the normalized 0 and 1 are, in words"""
 
     @property
     def score(self):
@@ -96,6 +98,7 @@ MINATAR = {
     "SpaceInvaders-MinAtar": (2.8, 43.9),
     "Seaquest-MinAtar": (0.1, 20.0),
 }
+MINATAR_SCALE = "0 is a random policy and 1 the MinAtar paper's DQN while training, after 5M steps"
 # The step sizes that the MinAtar paper found best for DQN, 2 to the power of -9, -13, -11, -12 and -13
 MINATAR_STEP_SIZES = {
     "Breakout-MinAtar": {"learning-rate": 0.001953125},
@@ -148,6 +151,7 @@ SUITES = {
         GYM,
         {"total-timesteps": 1_000_000},
         (900_000, 1_000_000),
+        scale="0 is a random policy and 1 a trained TD3",
     ),
     "minatar5": Suite(
         "MinAtar's five games, 1M steps, an update per step: the MinAtar paper's protocol and DQN's step sizes",
@@ -156,6 +160,7 @@ SUITES = {
         (1_000_000, 1_000_000),
         task_flags={"dqn": MINATAR_STEP_SIZES, "sr_dqn": MINATAR_STEP_SIZES},
         metric="charts/average_return",
+        scale=MINATAR_SCALE,
     ),
     "minatar4_rainbow": Suite(
         "four games of MinAtar, 1M steps, at ratio 0.25: DQN, Rainbow and Rainbow without each of its parts",
@@ -172,6 +177,7 @@ SUITES = {
             "rainbow_no_noise": ("rainbow", {"noise-scale": 0}),
         },
         metric="charts/mean_return",
+        scale=MINATAR_SCALE,
     ),
     "minatar3_ratios": Suite(
         "three games of MinAtar, 200k steps: replay ratios of DQN with and without resets every 100k updates",
@@ -186,6 +192,7 @@ SUITES = {
         (100_000, 200_000),
         {"sr_dqn": {"reset-interval": 100_000}},
         task_flags={"dqn": MINATAR_STEP_SIZES, "sr_dqn": MINATAR_STEP_SIZES},
+        scale=MINATAR_SCALE + ", at epsilon 0.1 (these evaluations: 0.001)",
     ),
     "reset_study": Suite(
         "one reset on an easy task, in minutes: what it costs and how fast the replay makes up for it",
