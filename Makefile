@@ -12,7 +12,7 @@ demo: .venv/ready
 # The tests' own packages lie apart, so that a script is tested with requirements.txt alone.
 test: .venv/ready .venv/test/ready
 	@PYTHONPATH=.venv/test $(BIN)/python -m ruff format --check --quiet . && PYTHONPATH=.venv/test $(BIN)/python -m ruff check --quiet .
-	PYTHONPATH=.venv/test $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	PYTHONPATH=.venv/test $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 # SBX, which the scripts are compared with, has an environment of its own.
 speed: .venv/ready .venv/sbx/ready

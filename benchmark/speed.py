@@ -11,7 +11,7 @@ pinned    one process per core, each pinned and with one thread, against one pro
 sbx       SAC against SBX (Stable Baselines Jax) on a MuJoCo task of Gymnasium that EnvPool has too, at the same ratio,
           batch size and widths: one run, and several seeds, which SBX can only train one after another or in processes
 minatar   dqn.py and rainbow.py on Breakout of MinAtar, one core and thread: updates and environment steps per second,
-          and the same with a replay of 10,000 and of 1,000,000 transitions
+          with a replay of 10,000, 100,000 and 1,000,000 transitions, and with five seeds in one program
 
 Every program is a process of its own. Those of a comparison are compiled and warmed up first; then they work in turns,
 while the others sleep, since machines are noisy: a ratio is taken within a turn, and given with its spread over turns.
@@ -141,19 +141,19 @@ NETWORK = {"hidden_dim": 128, "padding": "VALID"}
 class Game(Loop):
     """The full loop of a script on gymnax, with dqn.py's network (NETWORK) and the script's own settings else."""
 
-    def __init__(self, script, env_id, ratio, buffer_size, **options):
+    def __init__(self, script, env_id, seeds, ratio, buffer_size, **options):
         import jax
         import jax.numpy as jnp
 
-        self.script, self.per_step = load(script), ratio
+        self.script, self.per_step = load(script), ratio * seeds
         options |= {"learning_starts": 100} | NETWORK
         self.args = self.script.Args(env_id=env_id, replay_ratio=ratio, buffer_size=buffer_size, **options)
         self.script.make_task(self.args)
         self.env_step = partial(self.script.env_step, self.args)
         init = partial(self.script.init_state, self.args)
-        self.state = jax.jit(jax.vmap(init, out_axes=self.script.AXES))(jnp.array([1]))
-        self.length = max(1, int(1000 / ratio))
-        self.run((100 + self.length) * ratio)
+        self.state = jax.jit(jax.vmap(init, out_axes=self.script.AXES))(jnp.arange(1, seeds + 1))
+        self.length = max(1, int(1000 / self.per_step))
+        self.run((100 + self.length) * self.per_step)
 
     def env_us(self):
         import jax
@@ -399,29 +399,31 @@ def measure_sbx(args, note, cores):
 
 def measure_minatar(args, note, cores):
     programs = {
-        ("dqn", 1, 10_000): {},
-        ("dqn", 1, 100_000): {},
-        ("dqn", 1, 1_000_000): {},
-        ("dqn", 0.25, 100_000): {},
-        ("rainbow", 1, 100_000): {},
-        ("rainbow", 1, 1_000_000): {},
-        ("rainbow, no noise", 1, 100_000): {"noise_scale": 0.0},
+        ("dqn", 1, 1, 10_000): {},
+        ("dqn", 1, 1, 100_000): {},
+        ("dqn", 1, 1, 1_000_000): {},
+        ("dqn", 1, 0.25, 100_000): {},
+        ("dqn", args.seeds, 1, 100_000): {},
+        ("rainbow", 1, 1, 100_000): {},
+        ("rainbow", 1, 1, 1_000_000): {},
+        ("rainbow, no noise", 1, 1, 100_000): {"noise_scale": 0.0},
     }
     workers = {}
-    for (name, ratio, size), options in programs.items():
+    for (name, seeds, ratio, size), options in programs.items():
         work = {"program": "game", "script": f"algos/{name.split(',')[0]}.py", "env_id": "Breakout-MinAtar"}
-        work |= {"ratio": ratio, "buffer_size": size} | options
+        work |= {"seeds": seeds, "ratio": ratio, "buffer_size": size} | options
         words = [sys.executable, "-m", "benchmark.speed", "--worker", json.dumps(work)]
-        workers[name, ratio, size] = [Worker(words, cores[0])]
+        workers[name, seeds, ratio, size] = [Worker(words, cores[0])]
     found, rows = in_turns(args, workers), []
-    for (name, ratio, size), own in found.items():
-        what = {"env_id": "Breakout-MinAtar", "seeds": 1, "replay_ratio": ratio, "buffer_size": size, "batch_size": 32}
-        note("minatar", own, program=name, **what | NETWORK)
-        share = spread(over(own, found[name, ratio, 100_000]))
+    for (name, seeds, ratio, size), own in found.items():
+        what = {"env_id": "Breakout-MinAtar", "seeds": seeds, "replay_ratio": ratio, "buffer_size": size}
+        note("minatar", own, program=name, **what | {"batch_size": 32} | NETWORK)
+        share = spread(over(own, found[name, 1, 1, 100_000]))
         steps = spread([rate / ratio for rate in own["rates"]], 0)
-        rows.append([name, ratio, f"{size:,}", spread(own["rates"], 0), steps, share, own["build_s"], own["memory_mb"]])
-    print("Breakout of MinAtar, batch 32, dqn.py's network, one core and thread. Share: of the speed with 100,000.\n")
-    table(["script", "ratio", "replay", "updates/s", "steps/s", "share", "build s", "MB"], rows)
+        rows.append([name, seeds, ratio, f"{size:,}", spread(own["rates"], 0), steps, share, own["memory_mb"]])
+    print("Breakout of MinAtar, batch 32, dqn.py's network, one core and thread. Share: of one seed's speed at ratio 1")
+    print("with 100,000 transitions.\n")
+    table(["script", "seeds", "ratio", "replay", "seed-updates/s", "seed-steps/s", "share", "MB"], rows)
 
 
 def main(args: Args):
