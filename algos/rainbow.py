@@ -42,7 +42,7 @@ class Args:
     batch_size: int = 32  # transitions per update
     gamma: float = 0.99  # discount factor
     end_e: float = 0.01  # probability of a random action at the end of exploration
-    exploration_steps: int = 250_000  # without noise: environment steps from learning_starts on until it is end_e
+    exploration_steps: int = 250_000  # without noise: steps from learning_starts on until epsilon is end_e
     learning_rate: float = 1e-4  # step size of Adam
     optimizer_eps: float = 3.125e-4  # added to the root of the mean squared gradient, against steps too long
     double: bool = True  # the online network chooses the next action whose value the target network tells

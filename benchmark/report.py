@@ -50,12 +50,14 @@ PUBLISHED_COLUMNS = "paper algorithm replay_ratio resets suite task step statist
 PUBLISHED_STATISTICS = {"iqm", "median", "mean", "optimality_gap", "std", "population_std", *READ.values()}
 STATISTICS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
 LABELS = {"sac": "SAC", "sr_sac": "SR-SAC", "redq": "REDQ", "sac_resets_200k": "SAC, reset every 200k steps"}
-LABELS |= {"dqn": "DQN", "sr_dqn": "SR-DQN", "c51": "C51", "qr_dqn": "QR-DQN", "ensemble_dqn": "Ensemble-DQN"}
+LABELS |= {"dqn": "DQN", "sr_dqn": "SR-DQN", "rainbow": "Rainbow", "c51": "C51", "qr_dqn": "QR-DQN"}
+LABELS |= {"ensemble_dqn": "Ensemble-DQN", "rem": "REM"}
 LABELS |= {"ac_lambda_0.8": "AC(0.8)", "ac_lambda_0": "AC(0)", "dqn_no_replay": "DQN without replay"}
+LABELS |= {"sr_sac_no_reset": "SR-SAC without resets"}
 LABELS |= {"dqn_3_step": "DQN, three steps", "dqn_noise": "DQN, noise", "dqn_dueling": "DQN, dueling"}
 LABELS |= {"dqn_double": "DQN, double", "dqn_priorities": "DQN, priorities", "rainbow_iqn": "Rainbow, IQN"}
 LABELS |= {"rainbow_quantiles": "Rainbow, quantiles", "rainbow_munchausen": "Rainbow, Munchausen"}
-LABELS |= {"rainbow_munchausen_iqn": "Rainbow, Munchausen, IQN", "rem": "REM", "rainbow": "Rainbow"} | {
+LABELS |= {"rainbow_munchausen_iqn": "Rainbow, Munchausen, IQN"} | {
     f"rainbow_{name}": f"Rainbow, {words}"
     for name, words in {
         "no_double": "not double",
@@ -68,9 +70,9 @@ LABELS |= {"rainbow_munchausen_iqn": "Rainbow, Munchausen, IQN", "rem": "REM", "
 }
 # One agent but for its resets, so runs compare where the steps of their resets agree: every so many updates, or steps
 SAME_BUT_RESETS = {"sac": {}, "sr_sac": {"updates": 2_560_000}, "sac_resets_200k": {"steps": 200_000}}
-COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]  # Okabe and Ito's
+COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"]  # Okabe and Ito's
 LINES = ["-", "--", "-.", ":"]
-MARKERS = ["o", "s", "^", "D", "v", "P"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 GREY = "#666666"
 FEW = 3  # up to so many seeds each is drawn as a thin line, beside their mean
 ALL = "all tasks compared"
@@ -663,7 +665,7 @@ class Look:
         self.labels = LABELS | labels
         known = [*LABELS, *sorted({*algos} - {*LABELS})]  # an algorithm looks the same in every suite
         self.styles = {
-            algo: {"color": COLORS[k % 6], "linestyle": LINES[k % 4], "marker": MARKERS[k % 6]}
+            algo: {"color": COLORS[k % 7], "linestyle": LINES[k % 4], "marker": MARKERS[k % 7]}
             for k, algo in enumerate(known)
         }
 
@@ -769,7 +771,9 @@ def draw_curves(results, ratio, path):
             for curve in singles:
                 axis.plot(*zip(*sorted(curve.items()), strict=True), color=style["color"], alpha=0.45, linewidth=0.7)
             if own:
-                draw_band(axis, *mean_band(results, own), **style)
+                steps, mean, *band = mean_band(results, own)
+                low, high = band if len(own) > FEW else np.full((2, len(steps)), np.nan)
+                draw_band(axis, steps, mean, low, high, **style)
                 canvas.legend(results.look.name(config[0]), len(own), **style)
             elif singles:
                 canvas.legend(f"{results.look.name(config[0])}, unfinished", **style | {"linewidth": 0.7})
@@ -810,7 +814,7 @@ def draw_iqm(results, path):
     canvas, low, high = Canvas(len(algos)), 0, 0
     for axis, algo in zip(canvas.axes, algos, strict=True):
         for k, ratio in enumerate(ratios):
-            style = {"color": colors[k], "marker": MARKERS[k % 6], "markersize": 4}
+            style = {"color": colors[k], "marker": MARKERS[k % 7], "markersize": 4}
             if (algo, ratio) in published:
                 axis.plot(*published[algo, ratio], linestyle=":", linewidth=1, **style | {"mfc": "none"})
                 canvas.legend("published", color=GREY, linestyle=":", linewidth=1)
@@ -981,25 +985,31 @@ def write_tables(results, aggregates, folder):
 
 def comparison_cells(row, look):
     """A comparison as cells of the page's table."""
-    digits = 3 if row.env.startswith(ALL) else 1 if row.theirs.reading else 0
-    task = f"{row.env}, normalized" if digits == 3 else row.env
+    together = row.env.startswith(ALL)
+    digits = 3 if together else 1 if row.theirs.reading else 0
+    task = f"{row.env}, normalized" if together else row.env
     others = " and ".join(look.name(algo) for algo in row.reference.split())
     cells = [task, look.name(row.config[0]), f"{row.config[1]:g}", spread(row.ours, digits)]
-    difference = interval(row.difference, row.low, row.high, digits, "+")
+    difference = interval(row.difference, row.low, row.high, digits + together, "+")
     read = f"{row.theirs.mean:g}, read within {row.theirs.reading:.1f}"
     theirs = read if row.theirs.reading else spread(row.theirs, digits)
     return [*cells, f"{others}: {theirs}", difference, row.verdict]
 
 
+def several_ratios(aggregates):
+    return len({ratio for _, ratio in aggregates}) > 1
+
+
 def aggregate_section(results, aggregates):
     look, tasks = results.look, results.tasks
-    yield "## Score against replay ratio"
+    yield "## Score against replay ratio" if several_ratios(aggregates) else "## Scores"
     if not aggregates:
         yield "No configuration has a finished run yet, so there is nothing to aggregate."
         return
     hollow = " A hollow marker: no reset falls within the budget, so it is the agent without resets."
-    yield "![Score against replay ratio](ratio.png)"
-    yield f"Bars are intervals over seeds.{hollow if results.idle else ''}"
+    if several_ratios(aggregates):
+        yield "![Score against replay ratio](ratio.png)"
+        yield f"Bars are intervals over seeds.{hollow if results.idle else ''}"
     yield f"Aggregates (tasks: {len(tasks)} of the suite's {len(results.suite.scores)}; {', '.join(tasks)}):"
     rows = []
     for config, (value, low, high, seeds) in aggregates.items():
@@ -1012,7 +1022,9 @@ def aggregate_section(results, aggregates):
     for env in results.suite.scores:
         own = [results.scores[config].get(env) for config in configs]
         if any(own):
-            rows.append([env, *(spread(summarize([*x.values()]), 0) if x else "" for x in own)])
+            random, best = results.suite.scores[env]
+            digits = 0 if best - random >= 100 else 1
+            rows.append([env, *(spread(summarize([*x.values()]), digits) if x else "" for x in own)])
     yield markdown(["task", *map(look.config, configs)], rows)
 
 
@@ -1037,12 +1049,14 @@ def comparison_section(results):
     if any(row.theirs.reading for row in rows):
         yield (
             "Published values here were read off figures: the interval is that of our seeds alone (Student's t), "
-            "widened by the error of the reading."
+            "widened by the error of the reading. How much the published mean varies with its own seeds is not in it."
         )
     header = ["task", "algorithm", "ratio", "ours: mean ± std (seeds)", "published", "difference", "verdict"]
     yield markdown(header, [comparison_cells(row, results.look) for row in rows])
     algos = {algo for row in rows for algo in row.reference.split()}
     own = [row for row in results.published if row["task"] and row["algorithm"] in algos]
+    if results.suite.metric in READ:  # a paper's figure of other runs is not what was compared
+        own = [row for row in own if row["suite"] == results.args.suite]
     known = sorted({(results.look.name(row["algorithm"]), row["paper"], row["source"]) for row in own})
     yield "Published: " + ("; ".join(map(", ".join, known)) or "the file given with --reference") + "."
 
@@ -1090,8 +1104,8 @@ def page(results, aggregates):
         f"`benchmark/results/{args.suite}/`.",
         *aggregate_section(results, aggregates),
         "## Learning curves",
-        f"Mean over finished runs with its interval. Thin lines: single seeds, where there are {FEW} or fewer, and "
-        f"unfinished runs.{' Grey: published runs at this ratio.' if results.reference else ''}",
+        f"Mean over finished runs, with its interval where there are more than {FEW}; else the thin lines are the "
+        f"seeds. Unfinished runs are thin, too.{' Grey: published runs at this ratio.' if results.reference else ''}",
     ]
     for ratio in sorted({config[1] for config in results.whole}):
         text += [f"Replay ratio {ratio:g}:", f"![Learning curves at ratio {ratio:g}](curves_rr{ratio:g}.png)"]
@@ -1113,8 +1127,11 @@ def main(args: Args):
     write_tables(results, aggregates, tables)
     for ratio in sorted({config[1] for config in results.whole}):
         draw_curves(results, ratio, docs / f"curves_rr{ratio:g}.png")
-    if aggregates:
+    if several_ratios(aggregates):
         draw_ratio(results, aggregates, docs / "ratio.png")
+    else:  # an old one would belong to other curves
+        (docs / "ratio.png").unlink(missing_ok=True)
+    if aggregates:
         draw_iqm(results, docs / "iqm.png")
         draw_profiles(results, docs / "profiles.png")
     (docs / "report.md").write_text(page(results, aggregates))

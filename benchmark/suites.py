@@ -128,7 +128,7 @@ SUITES = {
         (400_000, 500_000),
     ),
     "dmc_cpu": Suite(
-        "three DMC15 tasks, 30k steps, a twentieth of the paper's updates between resets: replay ratios on a laptop",
+        "three DMC15 tasks, 30k steps, resets every 128,000 updates, a twentieth of the paper's: for two cores",
         dict.fromkeys(("CheetahRun-v1", "ReacherHard-v1", "WalkerRun-v1"), DMC),
         {"total-timesteps": 30_000},
         (10_000, 30_000),

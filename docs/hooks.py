@@ -277,13 +277,6 @@ def page(uri):
 # ---------------------------------------------------------------------------------------------------- results
 
 
-def t_quantile(freedom):
-    """Student's t at 97.5 %; beyond ten seeds, the expansion about the normal quantile (right to three digits)."""
-    exact = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-    z = 1.959964
-    return exact[freedom - 1] if freedom <= 9 else z + (z**3 + z) / (4 * freedom)
-
-
 def committed(suite):
     """What benchmark.collect wrote -> {(algo, ratio, env): {seed: {step: return}}}, {run's folder: its record}."""
     folder, curves = ROOT / "benchmark" / "results" / suite, defaultdict(lambda: defaultdict(dict))
@@ -369,8 +362,7 @@ def expect_table(name):
             if not values:
                 continue
             used += own
-            half = t_quantile(len(values) - 1) * stdev(values) / len(values) ** 0.5 if len(values) > 2 else None
-            returned = number(fmean(values)) + (f" ± {number(half)}" if half is not None else "")
+            returned = number(fmean(values)) + (f" ± {number(stdev(values))}" if len(values) > 1 else "")
             minutes = [sum(start["wall_s"] for start in run["starts"]) / 60 for run in own]
             took = f"{min(minutes):.0f} to {max(minutes):.0f}" if len(minutes) > 1 else f"{minutes[0]:.0f}"
             resets = resets_within(own[0])
@@ -389,10 +381,7 @@ def expect_table(name):
         ]
     if not blocks:
         return "No suite's runs of this script are committed yet."
-    how = (
-        "Mean over seeds ± its 95 % interval (Student's t; not given below three seeds). Minutes are of one run, its "
-        "evaluations included.\n"
-    )
+    how = "Mean ± standard deviation over seeds. Minutes are of one run, its evaluations included.\n"
     return "\n".join([how, *blocks])
 
 

@@ -237,7 +237,7 @@ def test_results_are_those_of_the_tables(tmp_path, monkeypatch):
     (folder / "curves.csv").write_text("\n".join(rows) + "\n")
     (folder / "run.json").write_text(hooks.json.dumps(runs))
     shown = hooks.expect_table("sr_sac")
-    assert "| WalkerRun-v1 | 16 | 3 | 100 ± 75 | 1 to 3 | 3 |" in shown  # 4.303 * 30 / sqrt(3); resets at 8k, 16k, 24k
+    assert "| WalkerRun-v1 | 16 | 3 | 100 ± 30 | 1 to 3 | 3 |" in shown  # resets at 8k, 16k, 24k
     assert "Commit 0123456; A CPU, 1 thread a run; jax 1, EnvPool 2." in shown
     assert hooks.expect_table("sac") == "No suite's runs of this script are committed yet."
     assert "## Raw data" in hooks.generated()["results/dmc_cpu/index.md"]
