@@ -990,7 +990,7 @@ def comparison_cells(row, look):
     task = f"{row.env}, normalized" if together else row.env
     others = " and ".join(look.name(algo) for algo in row.reference.split())
     cells = [task, look.name(row.config[0]), f"{row.config[1]:g}", spread(row.ours, digits)]
-    difference = interval(row.difference, row.low, row.high, digits + together, "+")
+    difference = interval(row.difference, row.low, row.high, digits + 1 if digits else 0, "+")  # may be near 0
     read = f"{row.theirs.mean:g}, read within {row.theirs.reading:.1f}"
     theirs = read if row.theirs.reading else spread(row.theirs, digits)
     return [*cells, f"{others}: {theirs}", difference, row.verdict]
