@@ -255,8 +255,9 @@ def reset(args, key, old, obs):
     fresh = init_learner(args, key, obs)
     kept = {"last": 1.0, "all": 0.0, "shrink-and-perturb": args.shrink_factor}[args.reset_kind]
     blend = lambda new, old: kept * old + (1 - kept) * new
-    encoder = jax.tree.map(blend, fresh.network["params"]["Encoder_0"], old.network["params"]["Encoder_0"])
-    network = {"params": fresh.network["params"] | {"Encoder_0": encoder}}
+    layers, before = fresh.network["params"], old.network["params"]
+    encoder = {name: jax.tree.map(blend, layers[name], before[name]) for name in layers.keys() & {"Encoder_0"}}
+    network = {"params": layers | encoder}  # a linear network has none
     return fresh.replace(network=network, target_network=network)
 
 

@@ -173,7 +173,7 @@ SUITES = {
             "rainbow_no_priorities": ("rainbow", {"priority-exponent": 0}),
             "rainbow_no_dueling": ("rainbow", {"no-dueling": None}),
             "rainbow_1_step": ("rainbow", {"n-step": 1}),
-            "rainbow_no_distribution": ("rainbow", {"no-distributional": None}),
+            "rainbow_no_distribution": ("rainbow", {"no-distributional": None, "learning-rate": 2.5e-4}),
             "rainbow_no_noise": ("rainbow", {"noise-scale": 0}),
         },
         metric="charts/mean_return",

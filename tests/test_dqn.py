@@ -512,6 +512,18 @@ def test_resets_come_when_due_and_draw_anew(sr_dqn):
     assert (np.asarray(state.stored) == 100).all()
 
 
+def test_a_linear_network_has_nothing_to_keep(sr_dqn):
+    """CartPole without a hidden layer: a reset, the first after step 40, renews the whole."""
+    options = {"env_id": "CartPole-v1", "hidden_dim": 0, "reset_interval": 60, "learning_starts": 20}
+    args, env_step, state = begin(sr_dqn, [1], **options)
+    for resets in (0, 1):
+        state = advance(sr_dqn, args, env_step, state, 40)
+        assert next(sr_dqn.metrics(args, state))["charts/resets"] == resets
+    old = jax.tree.map(lambda x: x[0], state.learner)
+    before, after = leaves(old.network), leaves(sr_dqn.reset(args, jax.random.key(0), old, state.obs[0]).network)
+    assert before.keys() == after.keys() and not any(np.array_equal(before[name], after[name]) for name in before)
+
+
 def test_without_resets_it_is_dqn(dqn, sr_dqn):
     """To the bit: its keys are drawn beside the parent's."""
     found = []
