@@ -99,7 +99,8 @@ MINATAR = {
     "Seaquest-MinAtar": (0.1, 20.0),
 }
 MINATAR_SCALE = "0 is a random policy and 1 the MinAtar paper's DQN while training, after 5M steps"
-# The step sizes that the MinAtar paper found best for DQN, 2 to the power of -9, -13, -11, -12 and -13
+# What we take for the MinAtar paper's best step sizes of DQN, 2 to the power of -9, -13, -11, -12 and -13. Not
+# verified, see docs/algos/dqn.md
 MINATAR_STEP_SIZES = {
     "Breakout-MinAtar": {"learning-rate": 0.001953125},
     "Asterix-MinAtar": {"learning-rate": 0.0001220703125},
