@@ -285,7 +285,10 @@ def read_curves(path, name):
         f"{'an evaluation' if suite.metric == EVALUATION else 'a log'} yet",
     )
     return {
-        config: {env: {seed: suite.scored(logged) for seed, logged in seeds.items()} for env, seeds in own.items()}
+        config: {  # a run without an ended episode has no curve yet
+            env: {seed: curve for seed, logged in seeds.items() if (curve := suite.scored(logged))}
+            for env, seeds in own.items()
+        }
         for config, own in sorted(curves.items())
     }
 

@@ -453,6 +453,9 @@ def test_mean_return_so_far(tmp_path):
     folder = write_results(tmp_path, runs, name, "charts/episodic_return")
     text = (folder / "curves.csv").read_text()
     more = text.replace("charts/episodic_return,2", "charts/episodes,10").splitlines(keepends=True)[1:]
+    more += [
+        f"{name},rainbow,0.25,{env},3,25000,charts/episodes,0\n" for env in (game, "Freeway-MinAtar")
+    ]  # just begun
     (folder / "curves.csv").write_text(text + "".join(more))
     ((row),) = make(tmp_path, suite=name)[0]["comparison"]
     assert (row["algo"], float(row["mean"]), row["verdict"]) == ("rainbow", 2.0, "agrees")
