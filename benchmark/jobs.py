@@ -80,8 +80,9 @@ def parse_flags(words):
     return flags
 
 
-def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, extra=()):
-    """A grid -> its jobs, first seeds first, so that a sweep that stops midway holds something of everything."""
+def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, extra=(), tasks=()):
+    """A grid -> its jobs, first seeds first, so that a sweep that stops midway holds something of everything.
+    Of the suite's tasks only `tasks`, if any are given."""
     suite = SUITES[suite_name]
     typed = parse_flags(extra)
     taken = [f"--{name}" for name in typed if name in RESERVED]
@@ -92,7 +93,7 @@ def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, ext
     for first in range(1, seeds + 1, seeds_per_job):
         numbers = range(first, min(first + seeds_per_job, seeds + 1))
         for ratio in replay_ratios:
-            for env_id in suite.scores:
+            for env_id in tasks or suite.scores:
                 for algo in algos:
                     script, extra = suite.variants.get(algo, (algo, {}))
                     flags = suite.flags | ({} if script == algo else {"exp-name": algo}) | extra

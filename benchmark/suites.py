@@ -108,14 +108,13 @@ MINATAR_STEP_SIZES = {
     "SpaceInvaders-MinAtar": {"learning-rate": 0.000244140625},
     "Seaquest-MinAtar": {"learning-rate": 0.0001220703125},
 }
+# Revisiting Rainbow's Adam behind MinAtar's own network, for the study of replay ratios: in 200k steps it learns all
+# three games, where RMSProp with the step sizes above does not begin on Freeway
+ADAM_DQN = {"optimizer": "adam", "optimizer-eps": 3.125e-4, "target-interval": 250, "end-e": 0.01}
 # DQN as Obando-Ceron & Castro 2021 set it for MinAtar; rainbow.py has their settings as it is
-REVISITING_DQN = {
+REVISITING_DQN = ADAM_DQN | {
     "learning-starts": 1_000,
     "exploration-steps": 250_000,
-    "end-e": 0.01,
-    "optimizer": "adam",
-    "optimizer-eps": 3.125e-4,
-    "target-interval": 250,
     "hidden-dim": 0,
     "padding": "SAME",
 }
@@ -159,7 +158,12 @@ SUITES = {
         MINATAR,
         {"total-timesteps": 1_000_000} | FEW_LOGS,
         (1_000_000, 1_000_000),
-        task_flags={"dqn": MINATAR_STEP_SIZES, "sr_dqn": MINATAR_STEP_SIZES},
+        task_flags={"dqn": MINATAR_STEP_SIZES, "sr_dqn": MINATAR_STEP_SIZES}
+        | {
+            name: {env: {"learning-rate": scale * flags["learning-rate"]} for env, flags in MINATAR_STEP_SIZES.items()}
+            for name, scale in (("dqn_half_step", 0.5), ("dqn_double_step", 2))
+        },
+        variants={"dqn_half_step": ("dqn", {}), "dqn_double_step": ("dqn", {}), "dqn_adam": ("dqn", ADAM_DQN)},
         metric="charts/average_return",
         scale=MINATAR_SCALE,
     ),
@@ -191,8 +195,7 @@ SUITES = {
             "exploration-steps": 50_000,
         },
         (100_000, 200_000),
-        {"sr_dqn": {"reset-interval": 100_000}},
-        task_flags={"dqn": MINATAR_STEP_SIZES, "sr_dqn": MINATAR_STEP_SIZES},
+        {"dqn": ADAM_DQN, "sr_dqn": ADAM_DQN | {"reset-interval": 100_000}},
         scale=MINATAR_SCALE + ", at epsilon 0.1 (these evaluations: 0.001)",
     ),
     "reset_study": Suite(

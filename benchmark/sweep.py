@@ -49,6 +49,8 @@ class Args:
     """name of the suite, in benchmark/suites.py"""
     algos: tuple[str, ...] = ("sac", "sr_sac")
     """scripts of algos/, or variants that the suite names"""
+    tasks: tuple[str, ...] = ()
+    """only these of the suite's tasks"""
     replay_ratios: tuple[float, ...] = (1.0,)
     """gradient updates per environment step"""
     seeds: int = 5
@@ -257,6 +259,9 @@ def plain(args, extra):
     there = sorted([path.stem for path in (ROOT / "algos").glob("*.py")] + [*SUITES[args.suite].variants])
     unknown = [algo for algo in args.algos if algo not in there]
     require(not unknown and args.algos, f"there is no script {', '.join(unknown)}; there are {', '.join(there)}")
+    tasks = SUITES[args.suite].scores
+    unknown = [task for task in args.tasks if task not in tasks]
+    require(not unknown, f"{args.suite} has no task {', '.join(unknown)}; its tasks are {', '.join(tasks)}")
     require(args.seeds >= 1 and args.seeds_per_job >= 0, "--seeds must be 1 or more, --seeds-per-job 0 or more")
     require(args.replay_ratios and min(args.replay_ratios) > 0, "--replay-ratios must be above 0")
     require(
@@ -268,7 +273,8 @@ def plain(args, extra):
     at_a_time(args)
     runs_dir = args.runs_dir or f"runs/{args.suite}"
     ratios = dict.fromkeys(args.replay_ratios)
-    return expand(args.suite, dict.fromkeys(args.algos), ratios, args.seeds, together, runs_dir, extra)
+    algos, tasks = dict.fromkeys(args.algos), tuple(dict.fromkeys(args.tasks))
+    return expand(args.suite, algos, ratios, args.seeds, together, runs_dir, extra, tasks)
 
 
 def at_a_time(args):
