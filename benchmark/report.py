@@ -30,7 +30,7 @@ from rliable import library
 from scipy import stats
 
 from benchmark.jobs import require
-from benchmark.suites import EVALUATION, SUITES, Suite
+from benchmark.suites import ATARI26, EVALUATION, SUITES, Suite
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -51,7 +51,9 @@ PUBLISHED_STATISTICS = {"iqm", "median", "mean", "optimality_gap", "std", "popul
 STATISTICS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
 LABELS = {"sac": "SAC", "sr_sac": "SR-SAC", "redq": "REDQ", "sac_resets_200k": "SAC, reset every 200k steps"}
 LABELS |= {"dqn": "DQN", "sr_dqn": "SR-DQN", "rainbow": "Rainbow", "c51": "C51", "qr_dqn": "QR-DQN"}
-LABELS |= {"ensemble_dqn": "Ensemble-DQN", "rem": "REM"}
+LABELS |= {"ensemble_dqn": "Ensemble-DQN", "rem": "REM", "dqn_half_step": "DQN, half the step size"}
+LABELS |= {"dqn_double_step": "DQN, double the step size", "dqn_adam": "DQN, Adam", "dqn_atari": "DQN"}
+LABELS |= {"der": "DER", "drq_eps": "DrQ(ε)", "spr": "SPR", "bbf": "BBF"}
 LABELS |= {"ac_lambda_0.8": "AC(0.8)", "ac_lambda_0": "AC(0)", "dqn_no_replay": "DQN without replay"}
 LABELS |= {"sr_sac_no_reset": "SR-SAC without resets"}
 LABELS |= {"dqn_3_step": "DQN, three steps", "dqn_noise": "DQN, noise", "dqn_dueling": "DQN, dueling"}
@@ -328,7 +330,9 @@ def read_published(folder=PUBLISHED):
 
 
 def published_name(env_id):
-    """A task as benchmark/published/ calls it: dm_control's name, or that of MinAtar's game."""
+    """A task as benchmark/published/ calls it: dm_control's name, or that of a game of MinAtar or Atari."""
+    if env_id in ATARI26:
+        return "atari-" + re.sub("(?<=[a-z])(?=[A-Z])", "_", env_id.removesuffix("-v5")).lower()
     if env_id.endswith("-MinAtar"):
         return "minatar-" + re.sub("(?<=[a-z])(?=[A-Z])", "_", env_id.removesuffix("-MinAtar")).lower()
     return dm_control_name(env_id)

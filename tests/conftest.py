@@ -47,9 +47,22 @@ SMALL_GYMNAX = SMALL | {
 }
 
 
+SMALL_ATARI = SMALL | {
+    "env_id": "Breakout-v5",
+    "total_timesteps": 200,
+    "buffer_size": 120,
+    "batch_size": 8,
+    "channels": 2,
+    "target_interval": 40,
+    "max_episode_steps": 60,
+    "final_eval_episodes": 3,
+}
+
+
 def small(script):
-    """Small arguments for a script: on gymnax, or on a pool."""
-    return SMALL_GYMNAX if "import gymnax" in (ROOT / "algos" / f"{script}.py").read_text() else SMALL
+    """Small arguments for a script: on gymnax, on Atari, or on a pool of other tasks."""
+    text = (ROOT / "algos" / f"{script}.py").read_text()
+    return SMALL_GYMNAX if "import gymnax" in text else SMALL_ATARI if "def make_atari" in text else SMALL
 
 
 def load(name):
@@ -102,6 +115,21 @@ def rainbow():
 
 
 @pytest.fixture(scope="session")
+def dqn_atari():
+    return load("dqn_atari")
+
+
+@pytest.fixture(scope="session")
+def drq_eps():
+    return load("drq_eps")
+
+
+@pytest.fixture(scope="session")
+def der():
+    return load("der")
+
+
+@pytest.fixture(scope="session")
 def rlax():
     """Its losses. The package of its distributions does not run beside this JAX: of that they need a cross-entropy."""
 
@@ -124,7 +152,7 @@ def sr_sac():
 
 def pytest_collection_modifyitems(items):
     """The longest files first: two processes take a file at a time, and should end together."""
-    longest = ["test_resume", "test_dqn", "test_sweep", "test_scripts", "test_docs", "test_seeds", "test_video"]
+    longest = "test_resume test_dqn test_atari test_sweep test_scripts test_docs test_seeds test_video".split()
     order = {name: place for place, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL, SMALL_GYMNAX, assert_same, command, environment, flags, results, run, table
+from conftest import SMALL, SMALL_ATARI, SMALL_GYMNAX, assert_same, command, environment, flags, results, run, table
 
 KILLS = int(os.environ.get("KILLS", 2))
 OPTIONS = {
@@ -23,6 +23,7 @@ OPTIONS = {
     "sr_sac": SMALL | {"reset_interval": 150},
     "dqn": SMALL_GYMNAX,
     "rainbow": SMALL_GYMNAX,
+    "der": SMALL_ATARI,
 }  # resets at 100, 200, 300
 
 
@@ -67,7 +68,7 @@ def test_killed_inside_its_acts(undisturbed, tmp_path):
     assert_same(results(tmp_path), undisturbed("sr_sac")[0])
 
 
-@pytest.mark.parametrize("script", ["sac", "sr_sac", "dqn", "rainbow"])
+@pytest.mark.parametrize("script", ["sac", "sr_sac", "dqn", "rainbow", "der"])
 def test_killed_at_random_moments(script, undisturbed, tmp_path):
     expected, took = undisturbed(script)
     dice, options = random.Random(script), OPTIONS[script] | {"runs_dir": tmp_path}

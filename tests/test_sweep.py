@@ -68,8 +68,9 @@ def test_a_job_is_a_command_that_a_user_could_type():
 
 @pytest.mark.parametrize("suite", list(SUITES))
 def test_every_suite_makes_commands_that_the_scripts_take(suite):
-    minatar = all(env.endswith("-MinAtar") for env in SUITES[suite].scores)
-    for algo in ("dqn", "sr_dqn", "rainbow", *SUITES[suite].variants) if minatar else ("sac", "sr_sac"):
+    kind = next(iter(SUITES[suite].scores)).rpartition("-")[2]
+    kinds = {"MinAtar": ("dqn", "sr_dqn", "rainbow", *SUITES[suite].variants), "v5": ("dqn_atari", "drq_eps", "der")}
+    for algo in kinds.get(kind, ("sac", "sr_sac")):
         for job in expand(suite, [algo], [8.0], 1, 1, "runs"):
             module = load(Path(job.words[0]).stem)
             args = tyro.cli(module.Args, args=job.words[1:])
@@ -88,6 +89,10 @@ def test_variants_and_flags_of_a_task():
     assert {game: float(rate) for game, rate in rates.items()} == {
         "Breakout": 2**-9, "Asterix": 2**-13, "Freeway": 2**-11, "SpaceInvaders": 2**-12, "Seaquest": 2**-13,
     }  # fmt: skip
+    halves = expand("minatar5", ["dqn_half_step", "dqn_double_step"], [1.0], 1, 1, "runs", (), ("Freeway-MinAtar",))
+    assert [job.name.split("__")[:2] for job in halves] == [
+        ["Freeway-MinAtar", "dqn_half_step"], ["Freeway-MinAtar", "dqn_double_step"]]  # fmt: skip
+    assert [float(job.words[job.words.index("--learning-rate") + 1]) for job in halves] == [2**-12, 2**-10]
     typed = expand("minatar5", ["dqn"], [1.0], 1, 1, "runs", ["--learning-rate", "0.5"])
     assert all("--learning-rate 0.5 " in job.command for job in typed)
 
@@ -105,7 +110,8 @@ def test_flags_as_typed():
     "typed, says",
     [
         (["--suite", "dmc16"], "there is no suite 'dmc16'; there are dmc15"),
-        (["--suite", "dmc15", "--algos", "sax"], "no script sax; there are c51, dqn"),
+        (["--suite", "dmc_cpu", "--tasks", "HopperHop-v1"], "dmc_cpu has no task HopperHop-v1; its tasks are"),
+        (["--suite", "dmc15", "--algos", "sax"], "no script sax; there are c51, der, dqn"),
         (["--suite", "dmc15", "--seeds", "0"], "--seeds must be"),
         (["--suite", "dmc15", "--replay-ratios", "0"], "must be above 0"),
         (["--suite", "dmc15", "--jobs", "1000"], "do not fit on"),

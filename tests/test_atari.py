@@ -1,0 +1,446 @@
+"""The scripts on Atari: convolutions, stacks of frames, what may be drawn, augmentation, losses, evaluation, seeds.
+
+The judges are Flax, NumPy written from the papers over a replay that stores whole stacks, and rlax.
+tests/test_atari_pipeline.py compares EnvPool's frames with the emulator's.
+"""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import SMALL_ATARI, run
+from flax import linen as nn
+
+SCRIPTS = ["dqn_atari", "drq_eps", "der"]
+TINY = {"env_id": "Breakout-v5", "channels": 1, "hidden_dim": 4, "batch_size": 8, "learning_starts": 50, "gamma": 0.9}
+ASLEEP = TINY | {"learning_starts": 1000, "total_timesteps": 1000}  # without an update
+SHAPES = [((84, 84, 4), 8, 4), ((21, 21, 3), 4, 2), ((11, 11, 2), 3, 1), ((10, 7, 2), 4, 2)]
+FRAME = jnp.zeros((84, 84), jnp.uint8)
+
+
+# Networks
+
+
+@pytest.mark.parametrize("shape,size,stride", SHAPES)
+def test_convolution_is_flax(dqn_atari, shape, size, stride):
+    """The same parameters, results and gradients, by names and shapes, for even and odd images."""
+    x = jax.random.normal(jax.random.key(0), (3, *shape))
+    ours, theirs = dqn_atari.StridedConv(5, size, stride), nn.Conv(5, (size, size), (stride, stride))
+    params = ours.init(jax.random.key(1), x[0])
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, theirs.init(jax.random.key(1), x[0]))
+    params = jax.tree.map(lambda x: x + 0.1, params)  # biases, too
+    np.testing.assert_allclose(jax.vmap(partial(ours.apply, params))(x), theirs.apply(params, x), atol=2e-5)
+    grads = [
+        jax.grad(lambda p, x, f=f: (f(p, x) ** 2).sum(), (0, 1))(params, x)
+        for f in (lambda p, x: jax.vmap(partial(ours.apply, p))(x), theirs.apply)
+    ]
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-2, rtol=1e-3), *grads)
+
+
+def test_sizes_of_the_networks(dqn_atari, drq_eps, der):
+    """Dopamine's networks for Breakout's four actions: 11 x 11 x 64 features, a hidden layer of 512, Xavier-uniform."""
+    convolutions = (8 * 8 * 4 + 1) * 32 + (4 * 4 * 32 + 1) * 64 + (3 * 3 * 64 + 1) * 64
+    hidden = (7744 + 1) * 512
+    heads = {"dqn_atari": 513 * 4, "drq_eps": 513 * (4 + 1), "der": 2 * 513 * 51 * (4 + 1)}
+    for script in (dqn_atari, drq_eps, der):
+        name, args = script.__name__, script.Args(env_id="Breakout-v5", buffer_size=50)
+        network = jax.eval_shape(partial(script.init_state, args), 1, FRAME).learner.network
+        total = sum(x.size for x in jax.tree.leaves(network))
+        assert total == convolutions + hidden * (2 if name == "der" else 1) + heads[name]
+    obs = jnp.zeros((4, 84, 84), jnp.uint8)
+    params = drq_eps.init_learner(drq_eps.Args(env_id="Breakout-v5"), jax.random.key(0), obs).network["params"]
+    bound = (6 / (7744 + 512)) ** 0.5
+    kernel = np.asarray(params["Dense_0"]["kernel"])
+    assert 0.99 * bound < np.abs(kernel).max() <= bound and not np.asarray(params["Dense_0"]["bias"]).any()
+
+
+def test_noisy_layer(der):
+    """Weights mean + sigma * f(in) f(out), biases mean + sigma * f(out), f(x) = sign(x) sqrt|x|; without a key, or told
+    not to, the means. Fortunato et al. 2018, equations 9 to 11; sigma as in section 3.2."""
+    layer, x = der.NoisyDense(3, 0.4), jnp.arange(5.0)
+    params = layer.init(jax.random.key(0), x)
+    p = {name: np.float64(value) for name, value in params["params"].items()}
+    assert (p["kernel_sigma"] == np.float32(0.4 * 5**-0.5)).all() and np.abs(p["kernel"]).max() <= 5**-0.5
+    clean = x @ p["kernel"] + p["bias"]
+    rngs = {"noise": jax.random.key(7)}
+    np.testing.assert_allclose(layer.apply(params, x), clean, rtol=1e-5)
+    np.testing.assert_allclose(layer.apply(params, x, noisy=False, rngs=rngs), clean, rtol=1e-5)
+    # The noise, seen through unit inputs: a row of the kernel at a time, the bias at 0.
+    apply = lambda x: np.float64(layer.apply(params, x, rngs=rngs))
+    bias = apply(jnp.zeros(5))
+    factors = (np.stack([apply(row) for row in jnp.eye(5)]) - bias - p["kernel"]) / p["kernel_sigma"]
+    out = (bias - p["bias"]) / p["bias_sigma"]
+    ins = factors / out
+    np.testing.assert_allclose(ins, ins[:, :1].repeat(3, 1), rtol=1e-3)  # an outer product, of the bias's own noise
+    draws = np.concatenate([np.sign(ins[:, 0]) * ins[:, 0] ** 2, np.sign(out) * out**2])
+    assert len(set(np.round(draws, 6))) == 8 and 0.2 < draws.std() < 3
+
+
+# Stacks, n steps, what may be drawn
+
+
+def stream(steps, seed):
+    """Random frames, rewards, lost lives, games over and cut games, as EnvPool gives them: the step after a game's end
+    brings the first frame of the next. -> first frame, [(frame, reward, terminated, truncated, lives)]"""
+    rng, lives, over, out = np.random.default_rng(seed), 3, False, []
+    frame = lambda: rng.integers(1, 256, (84, 84), np.uint8)
+    first = frame()
+    for _ in range(steps):
+        if over:
+            over, lives = False, 3
+            out.append((frame(), 0.0, False, False, lives))
+            continue
+        lives -= rng.random() < 0.08
+        terminated, truncated = lives == 0, bool(lives and rng.random() < 0.04)
+        over = terminated or truncated
+        out.append((frame(), float(rng.integers(-3, 4)), terminated, truncated, lives))
+    return first, out
+
+
+def idle(args, learner, *given):  # in place of `update` where it is never called: it need not be compiled
+    return learner, *given[1:-2], {"losses/none": jnp.zeros(())}
+
+
+def play_stream(script, args, seed, steps, watch=lambda state: None):
+    """Steps a State through a stream without learning -> State, what `watch` makes of it after each step, and what
+    plain Python saw: of each step the whole stack, action, clipped reward, ends, and the whole stack after it; None of
+    one that only resets."""
+    first, out = stream(steps, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "update", idle)
+        state = script.init_state(args, 3, jnp.asarray(first))
+        step = jax.jit(lambda state, out: script.train_step(args, lambda action: out, state, None))
+        return play_out(args, state, step, first, out, watch)
+
+
+def play_out(args, state, step, first, out, watch):
+    blank, rows, watched = [np.zeros((84, 84), np.uint8)] * 3, [], []
+    stack, lives, over = [*blank, first], int(state.lives), False
+    for frame, reward, terminated, truncated, left in out:
+        known = jnp.asarray(frame), jnp.float32(reward), jnp.bool(terminated), jnp.bool(truncated), jnp.int32(left)
+        state, (action, _) = step(state, known)
+        watched.append(watch(state))
+        if over:
+            rows.append(None)
+            stack = [*blank, frame]
+        else:
+            lost = args.terminal_on_life_loss and left < lives
+            before, after = stack, [*stack[1:], frame]
+            ends = terminated or lost, truncated
+            rows.append((np.stack(before), int(action), np.clip(reward, -1, 1), *ends, np.stack(after)))
+            stack = [*blank, frame] if lost else after
+        lives, over = left, terminated or truncated
+        assert np.array_equal(state.obs, np.stack(stack))
+    return state, watched, rows
+
+
+def by_hand(rows, first, n, gamma):
+    """n-step row of the naive replay -> frames, action, rewards, discount, frames after."""
+    total = 0.0
+    for k in range(n):
+        _, _, reward, terminated, truncated, after = rows[first + k]
+        total += gamma**k * reward
+        if terminated or truncated:
+            break
+    return *rows[first][:2], total, 0.0 if terminated else gamma ** (k + 1), after
+
+
+@pytest.mark.parametrize("size,life_loss", [(400, False), (90, True)])
+def test_stacks_and_n_steps_against_a_naive_replay(dqn_atari, size, life_loss):
+    """Whole stacks stored by plain Python, over lost lives, games over, cut games and a ring that comes round: the
+    same frames, rewards, discounts and frames after n steps, for every row that may be drawn."""
+    args = dqn_atari.Args(**ASLEEP | {"buffer_size": size, "terminal_on_life_loss": life_loss})
+    state, _, rows = play_stream(dqn_atari, args, 5, 300)
+    assert {row[3:5] for row in rows if row} >= {(False, False), (True, False), (False, True)} and rows.count(None) > 5
+    replay = state.replay
+    assert state.stored == 300
+    oldest, seen = (0 if size > 300 else 300 - size + 3), set()
+    for n in (1, 3, 10):
+        args = dqn_atari.Args(**vars(args) | {"n_step": n})
+        index = np.array([i for i in range(oldest, 300 - n) if rows[i]])
+        out = [np.asarray(x) for x in dqn_atari.n_steps(args, replay, jnp.asarray(index % size), n, 0.9)]
+        for i, first in enumerate(index):
+            obs, action, rewards, discount, after = by_hand(rows, first, n, 0.9)
+            assert np.array_equal(out[0][i], obs) and out[1][i] == action, first
+            assert out[2][i] == pytest.approx(rewards, abs=1e-5) and out[3][i] == pytest.approx(discount, rel=1e-5)
+            if discount:
+                assert np.array_equal(out[4][i], after), first
+            seen.add((n, discount == 0, np.isclose(discount, 0.9**n)))
+    assert len(seen) == 3 * 3 - 1  # ended, cut early, whole; with one step a cut is whole
+
+
+def test_annealed_n(dqn_atari):
+    """A shorter n and another discount, as numbers of the program: the rows of a script that is set up so."""
+    args = dqn_atari.Args(**ASLEEP | {"buffer_size": 400, "n_step": 10})
+    replay, index = play_stream(dqn_atari, args, 6, 120)[0].replay, jnp.arange(100)
+    found = jax.jit(lambda n, gamma: dqn_atari.n_steps(args, replay, index, n, gamma))(4, 0.8)
+    wanted = dqn_atari.n_steps(dqn_atari.Args(**vars(args) | {"n_step": 4}), replay, index, 4, 0.8)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def drawable(rows, size, n):
+    """Rows of the ring whose step was a game's, whose stack stays whole when the next row is written, and after which
+    n more steps have begun."""
+    return {i % size for i in range(max(0, len(rows) - size + 3), len(rows) - n) if rows[i]}
+
+
+def test_uniform_draws(dqn_atari):
+    """Only rows that may be drawn, and all of them as often, before and after the ring is full."""
+    args = dqn_atari.Args(**ASLEEP | {"buffer_size": 90, "n_step": 3})
+    _, learnable, rows = play_stream(dqn_atari, args, 7, 200, lambda state: state.replay.learnable)
+    draw = jax.jit(jax.vmap(partial(dqn_atari.draw_uniformly, args), (None, None, 0)))
+    for steps in (60, 90, 91, 200):
+        replay = dqn_atari.Transition(*[None] * 6, learnable[steps - 1])
+        index = np.asarray(draw(replay, jnp.int32(steps), jax.random.split(jax.random.key(steps), 3000)))
+        count, allowed = np.bincount(index.reshape(-1), minlength=90), drawable(rows[:steps], 90, 3)
+        assert set(np.flatnonzero(count)) == allowed
+        mean = index.size / len(allowed)
+        assert (np.abs(count[sorted(allowed)] - mean) < 5 * mean**0.5).all()
+
+
+def test_which_rows_have_priorities(der, monkeypatch):
+    """Those that may be drawn, after every step; the new one has the largest, which is 1 at first."""
+    args = der.Args(**ASLEEP | {"buffer_size": 90, "n_step": 5})
+    state, watched, rows = play_stream(der, args, 8, 200, lambda state: np.asarray(state.priorities))
+    for steps, priorities in enumerate(watched, 1):
+        assert set(np.flatnonzero(priorities)) == drawable(rows[:steps], 90, 5), steps
+        assert set(priorities[priorities > 0]) <= {1}
+    monkeypatch.setattr(der, "update", idle)
+    state = state.replace(priorities=3 * state.priorities)
+    frame = FRAME, jnp.float32(0), jnp.bool(False), jnp.bool(False), state.lives
+    new = np.asarray(der.train_step(args, lambda action: frame, state, None)[0].priorities)
+    assert rows[195] and new[195 % 90] == 3
+
+
+def test_draws_are_proportional(der):
+    """One in each of equal parts of the sum; frequencies as the priorities; nothing of priority 0; weights by them."""
+    args, rng = der.Args(**TINY | {"buffer_size": 64}), np.random.default_rng(0)
+    priorities = np.where(rng.random(64) < 0.3, 0, rng.gamma(0.5, size=64)).astype(np.float32)
+    index, weights = jax.vmap(partial(der.draw, args, jnp.asarray(priorities)))(
+        jax.random.split(jax.random.key(3), 20_000)
+    )
+    count, expected = np.bincount(np.asarray(index).reshape(-1), minlength=64), priorities / priorities.sum() * 160_000
+    assert not count[priorities == 0].any()
+    assert (np.abs(count - expected) <= 5 * np.sqrt(expected)).all()
+    bounds = np.cumsum(np.float64(priorities)) / priorities.sum(dtype=np.float64)
+    for part in range(8):
+        rows = np.unique(index[:, part])
+        assert (bounds[rows] >= part / 8 - 1e-6).all()
+        assert (bounds[rows] - priorities[rows] / priorities.sum() <= (part + 1) / 8 + 1e-6).all()
+    wanted = priorities[index] ** -0.5
+    np.testing.assert_allclose(weights, wanted / wanted.max(1, keepdims=True), rtol=1e-4)
+
+
+@pytest.mark.parametrize("draw", [0.0, 1.0])
+def test_rounding_never_draws_a_row_of_priority_0(der, draw, monkeypatch):
+    args, rng = der.Args(**TINY | {"buffer_size": 100_000}), np.random.default_rng(1)
+    priorities = np.where(rng.random(100_000) < 0.5, 0, rng.gamma(0.5, size=100_000)).astype(np.float32)
+    priorities[[0, -1]] = 0
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, draw))
+    index, weights = der.draw(args, jnp.asarray(priorities), jax.random.key(0))
+    assert (priorities[index] > 0).all() and np.isfinite(weights).all()
+
+
+# Augmentation
+
+
+def test_augmentation(drq_eps):
+    """Shifts of -4 to 4 pixels each way, all of them and as often, with edges repeated; one factor for all frames, a
+    clipped normal draw around 1."""
+    obs = np.random.default_rng(0).integers(20, 256, (4, 84, 84), np.uint8)
+    out = np.asarray(jax.vmap(partial(drq_eps.augment, jnp.asarray(obs)))(jax.random.split(jax.random.key(0), 600)))
+    padded = np.pad(np.float32(obs), [(0, 0), (4, 4), (4, 4)], mode="edge")
+    crops = {(i, j): padded[:, i : i + 84, j : j + 84] for i in range(9) for j in range(9)}
+    found, factors = [], []
+    for image in out:
+        ratios = {shift: image[:, ::9, ::9] / crop[:, ::9, ::9] for shift, crop in crops.items()}
+        shift = min(ratios, key=lambda shift: np.ptp(ratios[shift]))
+        np.testing.assert_allclose(image, crops[shift] * ratios[shift][0, 0, 0], rtol=1e-5)
+        found.append(shift)
+        factors.append(ratios[shift][0, 0, 0])
+    for axis in np.array(found).T:
+        count = np.bincount(axis, minlength=9)
+        assert len(count) == 9 and (np.abs(count - 600 / 9) < 5 * (600 / 9) ** 0.5).all()
+    z = (np.array(factors) - 1) / 0.05
+    assert np.abs(z).max() == pytest.approx(2, abs=1e-3) and 0.02 < (np.abs(z) > 1.999).mean() < 0.08
+    assert abs(z.mean()) < 0.2 and 0.8 < z.std() < 1.05
+
+
+# Losses
+
+
+def random_batch(n=8):
+    """Frames, actions, rewards, discounts (some 0) and frames after."""
+    rng = np.random.default_rng(1)
+    frames = lambda: rng.integers(0, 256, (n, 4, 84, 84), np.uint8)
+    discount = np.where(rng.random(n) < 0.3, 0, 0.9 ** rng.integers(1, 11, n))
+    assert (discount == 0).any()
+    batch = frames(), rng.integers(0, 4, n), 3 * rng.normal(size=n), discount, frames()
+    return [jnp.asarray(x, {"f": jnp.float32, "i": jnp.int32}.get(x.dtype.kind)) for x in batch]
+
+
+def two_networks(script, args):
+    init = jax.jit(lambda seed: script.init_state(args, seed, FRAME).learner.network)
+    return [init(seed) for seed in (0, 1)]
+
+
+def huber(x):
+    return np.where(np.abs(x) < 1, 0.5 * x**2, np.abs(x) - 0.5)
+
+
+@pytest.mark.parametrize("loss", ["huber", "mse"])
+def test_dqn_loss(dqn_atari, loss):
+    args, batch = dqn_atari.Args(**TINY | {"loss": loss}), random_batch()
+    network, target = two_networks(dqn_atari, args)
+    values = lambda network, obs: np.float64(jax.vmap(partial(dqn_atari.q_values, args, network))(obs))
+    error = values(network, batch[0])[np.arange(8), batch[1]] - batch[2] - batch[3] * values(target, batch[4]).max(1)
+    error = np.float64(error)
+    assert (np.abs(error) < 1).any() and (np.abs(error) > 1).any()
+    expected = (huber(error) if loss == "huber" else error**2).mean()
+    assert float(dqn_atari.q_loss(network, args, target, batch)[0]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_drq_loss(drq_eps, rlax, monkeypatch):
+    """Double Q-learning over n steps on augmented frames, against NumPy and rlax, and that both sides are augmented."""
+    args, (obs, action, rewards, discount, final_obs) = drq_eps.Args(**TINY), random_batch()
+    network, target = two_networks(drq_eps, args)
+    key = jax.random.key(5)
+    keys = jax.random.split(key, (2, 8))
+    seen, after = jax.vmap(drq_eps.augment)(obs, keys[0]), jax.vmap(drq_eps.augment)(final_obs, keys[1])
+    values = lambda network, obs: jax.vmap(partial(drq_eps.q_values, args, network))(obs)
+    q, choice, told = (np.float64(values(*x)) for x in ((network, seen), (network, after), (target, after)))
+    assert (choice.argmax(1) != told.argmax(1)).any(), "double Q-learning would not be seen"
+    error = q[np.arange(8), action] - rewards - discount * told[np.arange(8), choice.argmax(1)]
+    batch = obs, action, rewards, discount, final_obs
+    found, grad = jax.value_and_grad(lambda network: drq_eps.q_loss(network, args, target, batch, key)[0])(network)
+    assert float(found) == pytest.approx(huber(error).mean(), rel=1e-4)
+
+    def theirs(network):
+        q, choice = values(network, seen), values(network, after)
+        errors = jax.vmap(rlax.double_q_learning)(q, action, rewards, discount, values(target, after), choice)
+        return rlax.huber_loss(errors).mean()
+
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), grad, jax.grad(theirs)(network))
+
+
+def test_der_update(der, rlax):
+    """The loss, its gradient by Adam's first step, weights and new priorities, against rlax's categorical double
+    Q-learning, each pass with its own noise."""
+    args = der.Args(**ASLEEP | {"buffer_size": 200, "n_step": 3, "v_max": 2, "num_atoms": 7})
+    state = play_stream(der, args, 9, 150)[0]
+    rng = np.random.default_rng(2)
+    priorities = jnp.asarray(np.where(state.priorities > 0, rng.gamma(2.0, size=200), 0), jnp.float32)
+    network, target = two_networks(der, args)
+    opt = der.optax.adam(args.learning_rate, eps=1.5e-4).init(network)
+    key = jax.random.key(4)
+    draw_key, *keys = jax.random.split(key, 4)
+    index, weights = der.draw(args, priorities, draw_key)
+    obs, action, rewards, discount, final_obs = der.n_steps(args, state.replay, index, 3, 0.9)
+    apply = der.DERNetwork(args).apply
+    logits = lambda network, obs, key: jax.vmap(lambda obs: apply(network, obs, rngs={"noise": key})[1])(obs)
+    atoms = jnp.linspace(-2, 2, 7)
+
+    def theirs(network):
+        choice = (jax.nn.softmax(logits(network, final_obs, keys[1])) * atoms).sum(-1)
+        told, own = logits(target, final_obs, keys[2]), logits(network, obs, keys[0])
+        loss = jax.vmap(rlax.categorical_double_q_learning, (None, 0, 0, 0, 0, None, 0, 0))
+        losses = loss(atoms, own, action, rewards, discount, atoms, told, choice)
+        return (weights * losses).mean(), losses
+
+    (expected, losses), grad = jax.jit(jax.value_and_grad(theirs, has_aux=True))(network)
+    update = jax.jit(partial(der.update, args))
+    learner, after, info = update(der.Learner(network, target, opt), state.replay, priorities, key, 1)
+    assert float(info["losses/q_loss"]) == pytest.approx(float(expected), rel=1e-4)
+    np.testing.assert_allclose(after[index], (losses + 1e-10) ** 0.5, rtol=1e-3)
+    untouched = np.setdiff1d(np.arange(200), index)
+    assert np.array_equal(after[untouched], priorities[untouched])
+    step = lambda grad: -1e-4 * grad / (jnp.abs(grad) + 1.5e-4)  # Adam's first
+    moved = jax.tree.map(lambda new, old: new - old, learner.network, network)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=2e-6), moved, jax.tree.map(step, grad))
+    same = lambda one, two: all(jax.tree.leaves(jax.tree.map(np.array_equal, one, two)))
+    assert same(learner.target_network, target) and args.target_interval == 2000
+    learner = update(der.Learner(network, target, opt), state.replay, priorities, key, 4000)[0]
+    assert same(learner.target_network, learner.network) and not same(learner.network, network)
+
+
+# Evaluation, seeds, memory
+
+
+def test_evaluation(dqn_atari, tmp_path):
+    """Games are the same for a seed, whatever their number; one is over when all lives are lost, or cut; films too."""
+    args = dqn_atari.Args(**TINY | {"max_episode_steps": 400, "capture_video": True, "eval_e": 1.0})
+    network = jax.tree.map(lambda *x: jnp.stack(x), *two_networks(dqn_atari, args))
+    folders = [tmp_path / "1", tmp_path / "2"]
+    for folder in folders:
+        folder.mkdir()
+    play = lambda n: list(dqn_atari.evaluate(args, network, [5, 6], 100, folders, n))
+    one, two = play(3), play(2)
+    assert len(one) == 2 and [row["eval/episode_1"] for row in one] == [row["eval/episode_1"] for row in two]
+    assert one[0] != one[1]
+    assert all(row["eval/episodic_return"] == np.mean([row[f"eval/episode_{i}"] for i in range(3)]) for row in one)
+    assert all(50 < row["eval/episodic_length"] < 400 for row in one), "random games of Breakout end by themselves"
+    assert (folders[0] / "videos" / "step_0000000100.mp4").stat().st_size > 1000
+    args = dqn_atari.Args(**vars(args) | {"max_episode_steps": 40, "capture_video": False})
+    assert next(dqn_atari.evaluate(args, network, [5, 6], 100, folders, 2))["eval/episodic_length"] == 40
+
+
+def begin(script, seeds, **options):
+    """A fresh State of these seeds -> args, step function, State."""
+    args = script.Args(**{k: v for k, v in (SMALL_ATARI | options).items() if k in script.Args.__dataclass_fields__})
+    _, frames, env_step = script.make_atari(args, seeds)
+    init = jax.jit(jax.vmap(partial(script.init_state, args), out_axes=script.AXES))
+    return args, env_step, init(jnp.array(seeds), frames)
+
+
+def test_a_seed_of_a_batch_is_the_run_alone(der):
+    """Seed 2 beside 1 takes the actions, sees the frames and learns the weights of seed 2 alone; seeds differ. At ratio
+    1.5 there are 17 updates from step 50 to step 60."""
+    outcomes = []
+    for seeds, i in (([1, 2], 1), ([2], 0)):
+        args, env_step, state = begin(der, seeds)
+        state, (actions, _) = der.train_chunk(args, env_step, 60, state)
+        outcomes.append(jax.tree.map(lambda x, i=i: np.asarray(x)[i], (actions, state.obs, state.learner.network)))
+        assert (state.totals["updates"] == 90 - 73).all() and (state.learner.opt[0].count == 17).all()
+        assert [row["charts/updates"] for row in der.metrics(args, state)] == [17] * len(seeds)
+        assert all(x.dtype != np.float64 for x in jax.tree.leaves(jax.device_get(state.replace(key=None))))
+        if len(seeds) == 2:
+            assert not np.array_equal(actions[0], actions[1]) and not np.array_equal(state.obs[0], state.obs[1])
+    (actions, obs, learnt), (actions_alone, obs_alone, alone) = outcomes
+    assert np.array_equal(actions, actions_alone) and np.array_equal(obs, obs_alone)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-3, rtol=1e-2), learnt, alone)
+
+
+def test_the_replay_is_not_copied(der):
+    """A copy of the ring would make every step as slow as the ring is long."""
+    args, env_step, state = begin(der, [1, 2], buffer_size=12_345)
+    text = der.train_chunk.lower(args, env_step, 10, state).compile().as_text()
+    assert "u8[2,12345,84,84]" in text
+    assert not re.findall(r"= u8\[2,12345[^=]* copy(?:-start)?\(", text)
+
+
+def test_memory(dqn_atari):
+    """At most 0.75 GB a seed for 100,000 steps, and what the error about it takes for a step is what a step takes."""
+    args = dqn_atari.Args(env_id="Breakout-v5")
+    replay = jax.eval_shape(partial(dqn_atari.init_state, args), 1, jnp.zeros((84, 84), jnp.uint8)).replay
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(replay))
+    assert size == 100_000 * (84 * 84 + 12) < 0.75e9
+
+
+@pytest.mark.parametrize(
+    "options,expected",
+    [
+        ({"env_id": "Pong-v6"}, "Pong-v5"),
+        ({"env_id": "CheetahRun-v1"}, "no Atari game"),
+        ({"batch_size": 48}, "--batch-size and --n-step"),
+        ({"buffer_size": 900_000_000}, "lower --buffer-size"),
+        ({"num_atoms": 1}, "--num-atoms cannot be 1"),
+        ({"sticky": 1.5}, "--sticky cannot be 1.5"),
+    ],
+)
+def test_bad_input(options, expected, tmp_path):
+    said = run("der", expect=2, **SMALL_ATARI | {"runs_dir": tmp_path / "runs"} | options)
+    assert expected in said and len(said.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
