@@ -162,11 +162,11 @@ def make_atari(args, seeds):
     for `jax.vmap`. The step after a game's end only begins the next. The callback is one way for CPUs and GPUs."""
 
     def host_step(action):  # NumPy only: JAX inside a callback can hang
-        frames, reward, terminated, truncated, info = pool.step(np.asarray(action))
-        return frames[:, 0], reward, terminated, truncated, info["lives"]
+        frames, reward, _, truncated, info = pool.step(np.asarray(action))
+        over = info["terminated"] > 0  # also of a game that is over in the step in which it would be cut
+        return frames[:, 0], reward, over, truncated & ~over, info["lives"]
 
-    pool = make_atari_pool(args, seeds)
-    (frames, info), no = pool.reset(), np.zeros(len(seeds), bool)
+    (frames, info), no = (pool := make_atari_pool(args, seeds)).reset(), np.zeros(len(seeds), bool)
     out = jax.eval_shape(lambda: (frames[:, 0], info["reward"], no, no, info["lives"]))
     step_all = lambda action: io_callback(host_step, out, action, ordered=True)
     step = custom_vmap(lambda action: jax.tree.map(lambda x: x[0], step_all(action[None])))

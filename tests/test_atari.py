@@ -444,3 +444,17 @@ def test_memory(dqn_atari):
 def test_bad_input(options, expected, tmp_path):
     said = run("der", expect=2, **SMALL_ATARI | {"runs_dir": tmp_path / "runs"} | options)
     assert expected in said and len(said.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
+
+
+def test_a_game_that_is_over_as_it_is_cut(dqn_atari):
+    """EnvPool calls that a truncation, and in games without lives nothing else tells: the value would go on past the
+    end. Pong with random actions is over after some 800 steps; cut there, it must be over all the same."""
+    args, actions = dqn_atari.Args(env_id="Pong-v5"), np.random.default_rng(0).integers(0, 6, 5000).astype(np.int32)
+    pool = dqn_atari.make_atari_pool(args, [3])
+    pool.reset()
+    length = next(t for t, action in enumerate(actions, 1) if pool.step(action[None])[2][0])
+    for cut, expected in ((length, (True, False)), (length - 1, (False, True))):
+        _, _, step = dqn_atari.make_atari(dqn_atari.Args(env_id="Pong-v5", max_episode_steps=cut), [3])
+        ends = lambda _, action, step=step: (None, jax.vmap(step)(action[None])[2:4])
+        _, (terminated, truncated) = jax.lax.scan(ends, None, actions[:cut])
+        assert (terminated[-1, 0], truncated[-1, 0]) == expected and not (terminated | truncated)[:-1].any()

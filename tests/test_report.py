@@ -535,7 +535,8 @@ def test_published_tables():
         assert [*row] == report.PUBLISHED_COLUMNS
         assert row["statistic"] in report.PUBLISHED_STATISTICS and row["algorithm"] in report.LABELS
         read = row["statistic"] in report.READ.values()
-        assert row["paper"] and (read or re.search(r"[\w-]+/[\w-]+(@[0-9a-f]{7}|/bigger_better_faster)$", row["source"]))
+        origin = r"[\w-]+/[\w-]+(@[0-9a-f]{7}|/bigger_better_faster)$"
+        assert row["paper"] and (read or re.search(origin, row["source"]))
         assert row["resets"] in ("0", "1") and (
             row["source"].startswith("read off") if read else int(row["seeds"]) >= 4
         )
