@@ -64,7 +64,7 @@ class Args:
 
 
 class StridedConv(nn.Module):
-    """nn.Conv's results, padded SAME: shifted copies and one product. XLA's convolution is slow in a loop on CPUs."""
+    """nn.Conv's results, padded SAME: a product for each shift. XLA's own convolution is slow in a loop on CPUs."""
 
     features: int
     size: int  # a multiple of the stride: stride x stride pixels become channels
@@ -80,8 +80,8 @@ class StridedConv(nn.Module):
         short = high * stride - height, wide * stride - width, 0
         x = jnp.pad(x, [(missing // 2, missing - missing // 2) for missing in short])
         x = x.reshape(high, stride, wide, stride, channels).swapaxes(1, 2).reshape(high, wide, -1)
-        x = jnp.concatenate([x[i : i + rows, j : j + cols] for i in range(n) for j in range(n)], -1)
-        return x @ kernel.reshape(-1, self.features) + self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel, bias = kernel.reshape(n, n, -1, self.features), self.param("bias", nn.initializers.zeros, shape[3:])
+        return bias + sum(x[i : i + rows, j : j + cols] @ kernel[i, j] for i in range(n) for j in range(n))
 
 
 class NoisyDense(nn.Module):
@@ -94,15 +94,15 @@ class NoisyDense(nn.Module):
     @nn.compact
     def __call__(self, x, noisy=True):  # (inputs,) -> (features,)
         uniform = lambda key, shape: jax.random.uniform(key, shape, minval=-(x.size**-0.5), maxval=x.size**-0.5)
-        sigma, shape = nn.initializers.constant(self.noise_scale * x.size**-0.5), (x.size, self.features)
-        kernel, bias = self.param("kernel", uniform, shape), self.param("bias", uniform, shape[1:])
-        scales = self.param("kernel_sigma", sigma, shape), self.param("bias_sigma", sigma, shape[1:])
+        sigma, shape = nn.initializers.constant(self.noise_scale * x.size**-0.5), (self.features, x.size)
+        kernel, bias = self.param("kernel", uniform, shape), self.param("bias", uniform, shape[:1])
+        scales = self.param("kernel_sigma", sigma, shape), self.param("bias_sigma", sigma, shape[:1])
         if noisy and self.has_rng("noise"):
             noise = jax.random.normal(self.make_rng("noise"), (sum(shape),))
             noise = jnp.sign(noise) * jnp.sqrt(jnp.abs(noise))
-            kernel += scales[0] * jnp.outer(noise[: x.size], noise[x.size :])
-            bias += scales[1] * noise[x.size :]
-        return x @ kernel + bias
+            kernel += scales[0] * jnp.outer(noise[: self.features], noise[self.features :])
+            bias += scales[1] * noise[: self.features]
+        return kernel @ x + bias
 
 
 class NatureEncoder(nn.Module):

@@ -12,6 +12,7 @@ sbx       SAC against SBX (Stable Baselines Jax) on a MuJoCo task of Gymnasium t
           batch size and widths: one run, and several seeds, which SBX can only train one after another or in processes
 minatar   dqn.py and rainbow.py on Breakout of MinAtar, one core and thread: updates and environment steps per second,
           with a replay of 10,000, 100,000 and 1,000,000 transitions, and with five seeds in one program
+atari     dqn_atari.py, drq_eps.py and der.py on Breakout of Atari, one core and thread, with the published widths
 
 Every program is a process of its own. Those of a comparison are compiled and warmed up first; then they work in turns,
 while the others sleep, since machines are noisy: a ratio is taken within a turn, and given with its spread over turns.
@@ -36,7 +37,7 @@ import tyro
 
 from benchmark.jobs import require
 
-PARTS = ("own", "buffers", "bound", "pinned", "sbx", "minatar")
+PARTS = ("own", "buffers", "bound", "pinned", "sbx", "minatar", "atari")
 PINNED = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} | dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"
 )
@@ -53,7 +54,7 @@ class Args:
     sbx_python: str = ".venv/sbx/bin/python"
     """the Python that has SBX, from requirements-sbx.txt; `make speed` installs it"""
     parts: tuple[str, ...] = PARTS
-    """what to measure, of own, buffers, bound, pinned, sbx and minatar"""
+    """what to measure, of own, buffers, bound, pinned, sbx, minatar and atari"""
     ratios: tuple[int, ...] = (1, 8, 32)
     """replay ratios of own; the other parts take the first two"""
     seeds: int = 5
@@ -161,6 +162,30 @@ class Game(Loop):
         return scan_us(jax.vmap(lambda env: self.env_step(env, 0)[0]), self.state.env)
 
 
+class Atari(Loop):
+    """The full loop of a script on Atari, with its own settings."""
+
+    def __init__(self, script, env_id, seeds, ratio, buffer_size, **options):
+        import jax
+        import jax.numpy as jnp
+
+        self.script, self.per_step = load(script), ratio * seeds
+        options |= {"learning_starts": 100, "buffer_size": buffer_size}
+        self.args = self.script.Args(env_id=env_id, replay_ratio=ratio, **options)
+        _, frames, self.env_step = self.script.make_atari(self.args, list(range(1, seeds + 1)))
+        init = jax.jit(jax.vmap(partial(self.script.init_state, self.args), out_axes=self.script.AXES))
+        self.state = init(jnp.arange(1, seeds + 1), frames)
+        self.length = max(1, int(20 / self.per_step))
+        self.run((100 + self.length) * self.per_step)
+
+    def env_us(self):
+        import jax
+        import jax.numpy as jnp
+
+        action = jnp.zeros(self.state.lives.shape, int)
+        return scan_us(lambda last: jax.vmap(self.env_step)(action)[-1], self.state.lives)
+
+
 class Bare:
     """The updates of a loop alone, in a scan over one batch of its replay."""
 
@@ -213,7 +238,7 @@ class Products:
         return scans * 1000 / self.each
 
 
-PROGRAMS = {"loop": Loop, "game": Game, "updates": Bare, "products": Products}
+PROGRAMS = {"loop": Loop, "game": Game, "atari": Atari, "updates": Bare, "products": Products}
 
 
 def serve(make):
@@ -426,6 +451,28 @@ def measure_minatar(args, note, cores):
     table(["script", "seeds", "ratio", "replay", "seed-updates/s", "seed-steps/s", "share", "MB"], rows)
 
 
+def measure_atari(args, note, cores):
+    programs = [("dqn_atari", 1, 10_000), ("dqn_atari", 1, 100_000), ("dqn_atari", args.seeds, 100_000)]
+    programs += [("drq_eps", 1, 100_000), ("der", 1, 100_000)]
+    workers = {}
+    for name, seeds, size in programs:
+        work = {"program": "atari", "script": f"algos/{name}.py", "env_id": "Breakout-v5"}
+        work |= {"seeds": seeds, "ratio": 1, "buffer_size": size}
+        words = [sys.executable, "-m", "benchmark.speed", "--worker", json.dumps(work)]
+        workers[name, seeds, size] = [Worker(words, cores[0])]
+    found, rows = in_turns(args, workers), []
+    for (name, seeds, size), own in found.items():
+        what = {"env_id": "Breakout-v5", "seeds": seeds, "replay_ratio": 1, "buffer_size": size}
+        note("atari", own, program=name, **what | {"batch_size": 32, "hidden_dim": 512})
+        share = spread(over(own, found["dqn_atari", 1, 100_000]))
+        floor = seeds * size * (84 * 84 + 12) / 2**20  # MB of the replay
+        cells = [spread(own["rates"], 1), share, f"{own['env_us']:.0f}", own["memory_mb"], f"{floor:.0f}"]
+        rows.append([name, seeds, f"{size:,}", *cells])
+    print("Breakout of Atari, batch 32, one core and thread, ratio 1. Share: of dqn_atari.py's speed with one seed and")
+    print("100,000 steps in the replay.\n")
+    table(["script", "seeds", "replay", "seed-updates/s", "share", "environment us", "MB", "of it replay"], rows)
+
+
 def main(args: Args):
     if args.worker:
         work = json.loads(args.worker)
@@ -455,7 +502,7 @@ def main(args: Args):
 
     print(f"{cpu}, {len(cores)} cores, commit {commit[:7]}, {machine['date']}.")
     print(f"Median of {args.rounds} turns of {args.seconds:g} s each (least to most).\n", flush=True)
-    if {*args.parts} - {"minatar"}:
+    if {*args.parts} - {"minatar", "atari"}:
         print(f"Batch {args.batch_size}, two hidden layers of {args.hidden_dim}:\n", flush=True)
     if "own" in args.parts:
         print(f"{args.script} on {args.env_id}:\n", flush=True)
@@ -470,6 +517,8 @@ def main(args: Args):
         measure_sbx(args, note, cores)
     if "minatar" in args.parts:
         measure_minatar(args, note, cores)
+    if "atari" in args.parts:
+        measure_atari(args, note, cores)
     if args.json:
         with open(args.json, "a") as file:
             file.writelines(f"{line}\n" for line in lines)
