@@ -53,8 +53,8 @@ def test_sizes_of_the_networks(dqn_atari, drq_eps, der):
     obs = jnp.zeros((4, 84, 84), jnp.uint8)
     params = drq_eps.init_learner(drq_eps.Args(env_id="Breakout-v5"), jax.random.key(0), obs).network["params"]
     bound = (6 / (7744 + 512)) ** 0.5
-    kernel = np.asarray(params["Dense_0"]["kernel"])
-    assert 0.99 * bound < np.abs(kernel).max() <= bound and not np.asarray(params["Dense_0"]["bias"]).any()
+    kernel = np.asarray(params["XavierDense_0"]["kernel"])
+    assert 0.99 * bound < np.abs(kernel).max() <= bound and not np.asarray(params["XavierDense_0"]["bias"]).any()
 
 
 def test_noisy_layer(der):
@@ -64,14 +64,14 @@ def test_noisy_layer(der):
     params = layer.init(jax.random.key(0), x)
     p = {name: np.float64(value) for name, value in params["params"].items()}
     assert (p["kernel_sigma"] == np.float32(0.4 * 5**-0.5)).all() and np.abs(p["kernel"]).max() <= 5**-0.5
-    clean = x @ p["kernel"] + p["bias"]
+    clean = p["kernel"] @ np.arange(5.0) + p["bias"]
     rngs = {"noise": jax.random.key(7)}
     np.testing.assert_allclose(layer.apply(params, x), clean, rtol=1e-5)
     np.testing.assert_allclose(layer.apply(params, x, noisy=False, rngs=rngs), clean, rtol=1e-5)
-    # The noise, seen through unit inputs: a row of the kernel at a time, the bias at 0.
+    # The noise, seen through unit inputs: a column of the kernel at a time, the bias at 0.
     apply = lambda x: np.float64(layer.apply(params, x, rngs=rngs))
     bias = apply(jnp.zeros(5))
-    factors = (np.stack([apply(row) for row in jnp.eye(5)]) - bias - p["kernel"]) / p["kernel_sigma"]
+    factors = (np.stack([apply(row) for row in jnp.eye(5)]) - bias - p["kernel"].T) / p["kernel_sigma"].T
     out = (bias - p["bias"]) / p["bias_sigma"]
     ins = factors / out
     np.testing.assert_allclose(ins, ins[:, :1].repeat(3, 1), rtol=1e-3)  # an outer product, of the bias's own noise
