@@ -221,7 +221,7 @@ def q_values(args, network, obs):  # one observation -> (num_actions,)
 
 def project(args, values, probabilities):
     """A distribution on `values` (num_atoms,) -> on the support: a value's probability goes to its two neighbors there,
-    the nearer the more; what lies beyond the support goes to its ends. Paper, algorithm 1."""
+    the nearer the more; what lies beyond the support goes to its ends. Bellemare et al. 2017, algorithm 1."""
     place = (values.clip(-args.v_max, args.v_max) + args.v_max) * (args.num_atoms - 1) / (2 * args.v_max)
     return probabilities @ (1 - jnp.abs(place[:, None] - jnp.arange(args.num_atoms))).clip(0)
 

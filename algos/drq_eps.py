@@ -53,14 +53,14 @@ class Args:
     log_interval: int = 1_000  # environment steps between two rows of metrics.csv
     eval_interval: int = 10_000  # environment steps between evaluations, a multiple of log_interval; 0 never evaluates
     eval_episodes: int = 10  # games per evaluation
-    final_eval_episodes: int = 100  # games of the evaluation at the end
+    final_eval_episodes: int = 100  # games at the end, if that is a multiple of eval_interval, and of --evaluate
     eval_e: float = 0.001  # probability of a random action in evaluations
     max_episode_steps: int = 27_000  # a game that has not ended after so many steps is cut there, also in evaluations
     checkpoint_interval: int = 10_000  # environment steps between checkpoints, multiple of log_interval; 0: at the end
     runs_dir: str = "runs"  # folder of the runs' folders
     overwrite: bool = False  # start anew: what the folders of these runs hold is deleted
     evaluate: bool = False  # evaluate the newest checkpoint of these runs, print the returns and change nothing
-    capture_video: bool = False  # film what the agent sees in the first game of each evaluation, into videos/
+    capture_video: bool = False  # film the first game of each evaluation, 3,000 steps at most, into videos/
 
 
 class StridedConv(nn.Module):
@@ -182,7 +182,7 @@ def make_atari(args, seeds):
 
 
 def look(obs, frame, fresh, np=jnp):
-    """Frames seen so far (4, 84, 84) and the new one -> frames; zeros before a game's start, and before a lost life."""
+    """Frames seen so far (4, 84, 84) and the new one -> frames; zeros before a game's start or a lost life."""
     return np.concatenate([np.where(fresh, 0, obs[1:]), frame[None]])
 
 
@@ -235,7 +235,7 @@ def augment(obs, key):
 
 
 def q_loss(network, args, target_network, batch, key):
-    """Error of double Q-learning's n-step targets, on augmented frames. Rainbow paper, equation 1, over n steps."""
+    """Error of double Q-learning's n-step targets, on augmented frames. van Hasselt et al. 2016, over n steps."""
     obs, action, rewards, discount, final_obs = batch
     keys = jax.random.split(key, (2, args.batch_size))
     obs, final_obs = jax.vmap(augment)(obs, keys[0]), jax.vmap(augment)(final_obs, keys[1])
@@ -343,7 +343,7 @@ def evaluate(args, networks, seeds, step, folders, episodes):
     that go on are stepped: a game that is stuck holds up nothing but itself."""
     for seed_index, (seed, folder) in enumerate(zip(seeds, folders, strict=True)):
         network = jax.tree.map(lambda x, at=seed_index: x[at], networks)
-        starts = jax.random.randint(jax.random.key(seed), (episodes,), 0, 2**31 - 1)
+        starts = jax.random.randint(jax.random.fold_in(jax.random.key(seed), 2**31 - 1), (episodes,), 0, 2**31 - 1)
         pool, key = make_atari_pool(args, starts.tolist(), batch_size=1), jax.random.fold_in(jax.random.key(seed), step)
         lives, returns, lengths, done = np.zeros((4, episodes))
         obs, going, film = np.zeros((episodes, 4, 84, 84), np.uint8), np.arange(episodes), []
@@ -355,7 +355,7 @@ def evaluate(args, networks, seeds, step, folders, episodes):
                 obs[i] = look(obs[i], frame[0, 0], args.terminal_on_life_loss and left < lives[i], np)
                 lives[i], lengths[i], done[i] = left, t, terminated[0] or truncated[0]
                 returns[i] += reward[0]
-            film += [obs[0, -1].repeat(4, 0).repeat(4, 1)] * int(args.capture_video and lengths[0] == t)
+            film += [obs[0, -1].repeat(4, 0).repeat(4, 1)] * int(args.capture_video and lengths[0] == t < 3_000)
             going = np.flatnonzero(done == 0)
             if not going.size:
                 break
@@ -537,7 +537,7 @@ def main(args: Args):
     stop = []  # signals so far: the first ends the chunk under way and saves, a second one ends the program
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: (stop.append(number), signal.signal(number, signal.SIG_DFL)))
-    most = max(1, 200 / (max(1, args.replay_ratio) * len(seeds)))  # steps, of seconds, until a signal is served
+    most = max(1, 200 / (max(1, args.replay_ratio) * len(seeds)))  # steps until a signal is served, evaluations aside
     size = max(n for n in range(1, args.log_interval + 1) if args.log_interval % n == 0 and n <= most)
     bar = tqdm(total=args.total_timesteps, initial=step, unit="step", disable=None, smoothing=0.05)
     begin, took, since = time.time(), 0.0, step

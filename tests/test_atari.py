@@ -14,7 +14,6 @@ import pytest
 from conftest import SMALL_ATARI, run
 from flax import linen as nn
 
-SCRIPTS = ["dqn_atari", "drq_eps", "der"]
 TINY = {"env_id": "Breakout-v5", "channels": 1, "hidden_dim": 4, "batch_size": 8, "learning_starts": 50, "gamma": 0.9}
 ASLEEP = TINY | {"learning_starts": 1000, "total_timesteps": 1000}  # without an update
 SHAPES = [((84, 84, 4), 8, 4), ((21, 21, 3), 4, 2), ((11, 11, 2), 3, 1), ((10, 7, 2), 4, 2)]
@@ -304,7 +303,7 @@ def test_dqn_loss(dqn_atari, loss):
     assert float(dqn_atari.q_loss(network, args, target, batch)[0]) == pytest.approx(expected, rel=1e-4)
 
 
-def test_drq_loss(drq_eps, rlax, monkeypatch):
+def test_drq_loss(drq_eps, rlax):
     """Double Q-learning over n steps on augmented frames, against NumPy and rlax, and that both sides are augmented."""
     args, (obs, action, rewards, discount, final_obs) = drq_eps.Args(**TINY), random_batch()
     network, target = two_networks(drq_eps, args)
@@ -367,25 +366,64 @@ def test_der_update(der, rlax):
     assert same(learner.target_network, learner.network) and not same(learner.network, network)
 
 
+def test_drq_target_copy_and_der_epsilon(drq_eps, der):
+    """DrQ's target network is the new network after every update, or after as many as asked; beside noise epsilon falls
+    at once after the steps that are random."""
+    batch, key = random_batch(), jax.random.key(5)
+    for interval, copied in ((1, True), (3, False)):
+        args = drq_eps.Args(**TINY | {"target_interval": interval})
+        network, target = two_networks(drq_eps, args)
+        old = drq_eps.Learner(network, target, drq_eps.optimizer(args).init(network))
+        new = jax.jit(partial(drq_eps.update, args))(old, batch, 1, key)[0]
+        same = lambda one, two: all(jax.tree.leaves(jax.tree.map(np.array_equal, one, two)))
+        assert same(new.target_network, new.network if copied else target) and not same(new.network, network)
+    assert [float(der.epsilon(der.Args(), step)) for step in (1, 1600, 1601)] == [1, 1, pytest.approx(0.01)]
+
+
 # Evaluation, seeds, memory
 
 
+def played_by_hand(script, args, network, seed, step, game, start):
+    """One game of an evaluation, in a pool of its own, the stack kept in plain Python -> return, length, lost lives."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    draw = lambda obs, t: jax.random.fold_in(jax.random.fold_in(key, t), game)
+    act = jax.jit(lambda obs, t: script.act(script.q_values(args, network, obs), draw(obs, t), args.eval_e))
+    pool, blank = script.make_atari_pool(args, [start]), [np.zeros((84, 84), np.uint8)] * 3
+    frames, info = pool.reset()
+    stack, lives, returned, lost = [*blank, frames[0, 0]], info["lives"][0], 0.0, 0
+    for t in range(1000):
+        action = np.asarray(act(np.stack(stack), t))[None].astype(np.int32)
+        frames, reward, terminated, truncated, info = pool.step(action)
+        returned += float(reward[0])
+        if info["lives"][0] < lives:
+            stack, lost = blank, lost + 1
+        stack, lives = [*stack, frames[0, 0]][-4:], info["lives"][0]
+        if terminated[0] or truncated[0]:
+            return returned, t + 1, lost
+
+
 def test_evaluation(dqn_atari, tmp_path):
-    """Games are the same for a seed, whatever their number; one is over when all lives are lost, or cut; films too."""
-    args = dqn_atari.Args(**TINY | {"max_episode_steps": 400, "capture_video": True, "eval_e": 1.0})
-    network = jax.tree.map(lambda *x: jnp.stack(x), *two_networks(dqn_atari, args))
-    folders = [tmp_path / "1", tmp_path / "2"]
+    """Returns and lengths are those of stepping each game alone, with its seed's network; the games of a seed are the
+    same, however many; films too."""
+    args = dqn_atari.Args(**TINY | {"max_episode_steps": 150, "capture_video": True, "eval_e": 0.3})
+    networks = two_networks(dqn_atari, args)
+    folders, stacked = [tmp_path / "1", tmp_path / "2"], jax.tree.map(lambda *x: jnp.stack(x), *networks)
     for folder in folders:
         folder.mkdir()
-    play = lambda n: list(dqn_atari.evaluate(args, network, [5, 6], 100, folders, n))
-    one, two = play(3), play(2)
-    assert len(one) == 2 and [row["eval/episode_1"] for row in one] == [row["eval/episode_1"] for row in two]
-    assert one[0] != one[1]
-    assert all(row["eval/episodic_return"] == np.mean([row[f"eval/episode_{i}"] for i in range(3)]) for row in one)
-    assert all(50 < row["eval/episodic_length"] < 400 for row in one), "random games of Breakout end by themselves"
+    play = lambda n: list(dqn_atari.evaluate(args, stacked, [5, 6], 100, folders, n))
+    one, two, scores = play(4), play(2), set()
+    for row, short, network, seed in zip(one, two, networks, (5, 6), strict=True):
+        start_key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
+        starts = jax.random.randint(start_key, (4,), 0, 2**31 - 1).tolist()
+        found = [played_by_hand(dqn_atari, args, network, seed, 100, game, start) for game, start in enumerate(starts)]
+        assert [row[f"eval/episode_{i}"] for i in range(4)] == [returned for returned, *_ in found]
+        assert row["eval/episodic_return"] == np.mean([returned for returned, *_ in found])
+        assert row["eval/episodic_length"] == np.mean([length for _, length, _ in found])
+        assert [short[f"eval/episode_{i}"] for i in range(2)] == [row[f"eval/episode_{i}"] for i in range(2)]
+        assert sum(lost for *_, lost in found) > 2, "no life was lost: the test saw too little"
+        scores |= {returned for returned, *_ in found}
+    assert len(scores) > 2
     assert (folders[0] / "videos" / "step_0000000100.mp4").stat().st_size > 1000
-    args = dqn_atari.Args(**vars(args) | {"max_episode_steps": 40, "capture_video": False})
-    assert next(dqn_atari.evaluate(args, network, [5, 6], 100, folders, 2))["eval/episodic_length"] == 40
 
 
 def begin(script, seeds, **options):
