@@ -8,22 +8,13 @@ Expect: not measured yet.
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only evaluations and what keeps folders know of several seeds.
 """
 
-import dataclasses, difflib, fcntl, fractions, json, mmap, os, shlex, shutil, signal, subprocess, sys, time
+import dataclasses, difflib, fcntl, fractions, importlib.metadata, json, mmap, os, shlex, signal, subprocess, sys, time
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-import gymnax
-import imageio.v3 as imageio
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-import tyro
-from flax import linen as nn, struct
-from tensorboard.summary import Writer
-from tqdm import tqdm
+import flax, flax.linen as nn, gymnax, imageio.v3 as imageio, jax, jax.numpy as jnp, numpy as np, optax
+import tensorboard.summary, tqdm, tyro
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,14 +117,14 @@ class QuantileNetwork(nn.Module):
         return Dense(num_actions * num_quantiles)(x).reshape(num_actions, num_quantiles)
 
 
-@struct.dataclass
+@flax.struct.dataclass
 class Learner:  # all that is learnt: parameters and the state of their optimizer
     network: dict
     target_network: dict
     opt: optax.OptState
 
 
-@struct.dataclass
+@flax.struct.dataclass
 class Transition:
     obs: jax.Array  # an image of bits (height, width, channels), or float32
     action: jax.Array  # int32
@@ -142,7 +133,7 @@ class Transition:
     next_obs: jax.Array  # the episode's own, also at its end
 
 
-@struct.dataclass
+@flax.struct.dataclass
 class State:  # everything that changes while training
     step: jax.Array  # environment steps so far, the same for every seed
     env: tuple  # gymnax's state; the action executed last, also across episodes; a key of the environment alone
@@ -347,7 +338,7 @@ def evaluate(args, networks, seeds, step, folders):
             colors = np.random.default_rng(7).integers(64, 256, (film.shape[-1], 3), np.uint8)  # one for each channel
             images = (film[: length[0], ..., None] * colors).max(-2).repeat(16, 1).repeat(16, 2)
             movie = imageio.imwrite("<bytes>", images, extension=".mp4", plugin="pyav", codec="h264", fps=15)
-            write(folder / f"videos/step_{step:010d}.mp4", lambda file, movie=movie: file.write(movie))
+            write(folder / f"videos/step_{step:010d}.mp4", movie)
         row = {"eval/episodic_return": returned.mean(), "eval/episodic_length": length.mean()}
         yield row | {f"eval/episode_{i}": x for i, x in enumerate(returned)}
 
@@ -359,12 +350,12 @@ def require(condition, message):  # for what the user can mend: one line, exit c
 
 
 def write(path, content):
-    """Writes JSON, or what a function gives a file, beside the old file and renames: the path always holds a whole."""
+    """Writes bytes, or what a function gives a file, beside the old file and renames: the path always holds a whole."""
     beside = path.with_name(path.name + ".tmp")
     path.parent.mkdir(exist_ok=True)
     try:
         with open(beside, "wb") as file:
-            content(file) if callable(content) else file.write(json.dumps(content, indent=1).encode())
+            content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
         beside.rename(path)
@@ -394,18 +385,18 @@ def start(folder, step, seeds):
     stale = [path for newer, path in checkpoints(folder).items() if newer > step]
     for path in [*stale, *folder.rglob("*.tmp"), *folder.glob("events.out*"), *folder.glob("done")]:
         path.unlink()
-    csv, writer = folder / "metrics.csv", Writer(str(folder))
-    lines = csv.read_text().splitlines(keepends=True)[1:] if step else []
-    lines = [line for line in lines if line.endswith("\n") and int(line.split(",")[0]) <= step]
-    write(csv, lambda file: file.write("".join(["step,tag,value\n", *lines]).encode()))
-    for at, tag, value in (line.split(",") for line in lines):
+    csv, writer = folder / "metrics.csv", tensorboard.summary.Writer(str(folder))
+    rows = csv.read_text().split("\n")[1:-1] if step else []  # between the header and the end, perhaps half a row
+    rows = [row for row in rows if int(row.split(",")[0]) <= step]
+    write(csv, "\n".join(["step,tag,value", *rows, ""]).encode())
+    for at, tag, value in (row.split(",") for row in rows):
         writer.add_scalar(tag, float(value), int(at))
-    git = [shutil.which("git") or "true", *"describe --always --dirty --abbrev=40 --exclude=*".split()]
-    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
-    versions = {x: version(x) for x in "jax jaxlib flax optax envpool gymnasium gymnax numpy".split()}
+    git = "git describe --always --dirty --abbrev=40 --exclude='*'"  # a shell's, which may know none
+    commit = subprocess.run(git, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    layout = {x: importlib.metadata.version(x) for x in "jax jaxlib flax optax envpool gymnasium gymnax numpy".split()}
     cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ")[-1].split("\n")[0]
     threads = 1 if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "") else len(os.sched_getaffinity(0))
-    layout = {"seeds": seeds, "device": jax.devices()[0].device_kind, "cpu": cpu, "threads": threads} | versions
+    layout |= {"seeds": seeds, "device": jax.devices()[0].device_kind, "cpu": cpu, "threads": threads}
     starts = json.loads((folder / "run.json").read_text()) if step else []
     if step and starts[-1]["layout"] != layout:
         print(f"{folder} goes on beside other seeds or on other hardware or versions: the same run only up to rounding")
@@ -413,24 +404,21 @@ def start(folder, step, seeds):
 
 
 def named(state):  # its arrays by name, keys as numbers: what a file can hold
-    data = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    leaves = jax.tree.leaves_with_path(jax.tree.map(data, state))
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x) for path, x in leaves}
+    data = lambda x: np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+    return {jax.tree_util.keystr(at, simple=True, separator="/"): data(x) for at, x in jax.tree.leaves_with_path(state)}
 
 
-def save(folders, starts, state, wall_s):
+def save(outputs, state, wall_s):
     """Writes a checkpoint of every seed, then removes all but the two newest: all seeds always share a whole one."""
     leaves = named(state)
-    for i, folder in enumerate(folders):
+    for i, (folder, starts, writer) in enumerate(outputs):
         own = {name: x[i] if x.ndim else x for name, x in leaves.items()}
         own |= {name: x[: own["stored"]] for name, x in own.items() if name.startswith("replay/")}
-        starts[i][-1] |= {"to_step": int(own["step"]), "wall_s": round(wall_s, 1)}
-        write(folder / "run.json", starts[i])
-        for path in filter(Path.is_file, folder.iterdir()):
-            with open(path, "ab") as file:
-                os.fsync(file.fileno())
+        starts[-1] |= {"to_step": int(own["step"]), "wall_s": round(wall_s, 1)}
+        write(folder / "run.json", json.dumps(starts, indent=1).encode())
+        writer.flush()
         write(folder / f"checkpoint_{own['step']:010d}.npz", partial(np.savez, **own))
-    for old in [path for folder in folders for path in list(checkpoints(folder).values())[2:]]:
+    for old in [path for folder, *_ in outputs for path in list(checkpoints(folder).values())[2:]]:
         old.unlink()
 
 
@@ -438,23 +426,19 @@ def restore(state, folders):
     """The newest step of which all folders hold a readable checkpoint, and its state; 0 and `state` for new runs."""
     held = [checkpoints(folder) for folder in folders]
     for step in [step for step in held[0] if all(step in own for own in held)]:
+        arrays = {name: np.zeros_like(x) for name, x in named(state).items()}
         try:
-            saved = [dict(np.load(own[step])) for own in held]
-            break
+            for i, own in enumerate(held):
+                saved = np.load(own[step])
+                for name, x in arrays.items():
+                    x[(i, *map(slice, saved[name].shape))[: x.ndim]] = saved[name]  # of a ring, what it held
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
-            print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
-    else:
-        new = not any(max(own, default=0) for own in held)
-        require(new, f"no whole checkpoint is common to {folders[0]} and the others; finish them apart, or --overwrite")
-        return 0, state
-    rows = []
-    for name, x in named(state).items():
-        rows.append(np.zeros(x.shape, x.dtype))
-        for i, own in enumerate(saved):
-            require(name in own, f"{folders[i]} is of another version of this script; go on with that, or --overwrite")
-            rows[-1][(i, *map(slice, own[name].shape))[: x.ndim]] = own[name]  # of a ring, what it held
-    given = lambda x, row: jnp.array(row) if x.shape == row.shape else jax.random.wrap_key_data(row)
-    return step, jax.tree.map(given, state, jax.tree.unflatten(jax.tree.structure(state), rows))
+            print(f"the checkpoint of step {step} is damaged or of another version ({error}); trying the one before")
+            continue
+        given = lambda x, row: jnp.array(row) if x.shape == row.shape else jax.random.wrap_key_data(row)
+        return step, jax.tree.map(given, state, jax.tree.unflatten(jax.tree.structure(state), arrays.values()))
+    require(not any(map(any, held)), "no whole checkpoint is common to all seeds; finish them apart, or --overwrite")
+    return 0, state
 
 
 def check(args):  # before anything is written
@@ -481,21 +465,18 @@ def main(args: Args):
     room = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", mmap.PAGESIZE * os.sysconf("SC_PHYS_PAGES")) / 1e9
     require(needed < room, f"the replay needs {needed:.1f} GB of {room:.1f}; lower --buffer-size or --num-seeds")
     runs = {seed: find_run(args, seed) for seed in range(args.seed, args.seed + args.num_seeds)}
-    if not args.evaluate:
+    for seed, (folder, identity) in [] if args.evaluate else list(runs.items()):
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            for folder, identity in runs.values():
-                folder.mkdir(parents=True, exist_ok=True)
-                fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process
-                for path in [path for path in folder.rglob("*") if args.overwrite and path.name != "args.json"]:
-                    path.unlink() if path.is_file() else None
-                write(folder / "args.json", identity)
-        except OSError as error:
-            why = "another process is at work in it" if isinstance(error, BlockingIOError) else error.strerror
-            require(False, f"cannot use {folder}: {why}")
-        for seed, (folder, _) in list(runs.items()):
-            if max(checkpoints(folder), default=0) >= args.total_timesteps:
-                write(folder / "done", {"step": max(checkpoints(folder))})
-                print(f"{runs.pop(seed)[0]} is finished; a higher --total-timesteps goes on")
+            fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process
+        except BlockingIOError:
+            require(False, f"another process is at work in {folder}")
+        for path in [path for path in folder.rglob("*") if args.overwrite and path.name != "args.json"]:
+            path.unlink() if path.is_file() else None
+        write(folder / "args.json", json.dumps(identity, indent=1).encode())
+        if max(checkpoints(folder), default=0) >= args.total_timesteps:
+            write(folder / "done", json.dumps({"step": max(checkpoints(folder))}).encode())
+            print(f"{runs.pop(seed)[0]} is finished; a higher --total-timesteps goes on")
     if not runs:
         return
     seeds, folders = list(runs), [folder for folder, _ in runs.values()]
@@ -505,16 +486,16 @@ def main(args: Args):
         for seed, row in zip(seeds, evaluate(args, state.learner.network, seeds, step, folders), strict=True):
             print(f"seed {seed}, step {step:,}:", *(f"{tag.removeprefix('eval/')} {x:.1f}" for tag, x in row.items()))
         return
-    starts, writers = zip(*[start(folder, step, seeds) for folder in folders], strict=True)
+    outputs = [(folder, *start(folder, step, seeds)) for folder in folders]
     print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds}", flush=True)
     if not step:
-        save(folders, starts, state, 0.0)  # so that all seeds share one at all times
+        save(outputs, state, 0.0)  # so that all seeds share one at all times
     stop = []  # signals so far: the first ends the chunk under way and saves, a second one ends the program
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: (stop.append(number), signal.signal(number, signal.SIG_DFL)))
     most = max(1, 5000 / (max(1, args.replay_ratio) * len(seeds)))  # steps, of seconds, until a signal is served
     size = max(n for n in range(1, args.log_interval + 1) if args.log_interval % n == 0 and n <= most)
-    bar = tqdm(total=args.total_timesteps, initial=step, unit="step", disable=None, smoothing=0.05)
+    bar = tqdm.tqdm(total=args.total_timesteps, initial=step, unit="step", disable=None, smoothing=0.05)
     begin, took, since, one_step = time.time(), 0.0, step, partial(env_step, args)
     while step < args.total_timesteps and not stop:
         length, chunk_begin = min(size - step % size, args.total_timesteps - step), time.time()
@@ -528,30 +509,28 @@ def main(args: Args):
             due = args.eval_interval and step % args.eval_interval == 0
             evaluations = evaluate(args, state.learner.network, seeds, step, folders) if due else [{}] * len(seeds)
             rows = [row | own for row, own in zip(metrics(args, state), evaluations, strict=True)]
-            for folder, writer, row in zip(folders, writers, rows, strict=True):
+            for (folder, _, writer), row in zip(outputs, rows, strict=True):
                 row["charts/SPS"] = (step - since) / took
-                with open(folder / "metrics.csv", "a") as file:
-                    file.writelines(f"{step},{tag},{value:.9g}\n" for tag, value in row.items())
+                new = "".join(f"{step},{tag},{value:.9g}\n" for tag, value in row.items())
+                write(folder / "metrics.csv", (folder / "metrics.csv").read_bytes() + new.encode())
                 for tag, value in row.items():
                     writer.add_scalar(tag, value, step)
             bar.set_postfix({tag: np.mean([x[tag] for x in rows if tag in x]) for tag in rows[0] if "return" in tag})
             state, took, since = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals)), 0.0, step
         bar.update(length)
         if stop or step == args.total_timesteps or step % (args.checkpoint_interval or step + 1) == 0:
-            save(folders, starts, state, time.time() - begin)
+            save(outputs, state, time.time() - begin)
     bar.close()
-    for seed, folder, writer in zip(seeds, folders, writers, strict=True):
-        writer.close()
-        if not stop:
-            write(folder / "done", {"step": step})
-            print(f"seed {seed}: {step:,} steps done, results in {folder}", flush=True)
     if stop:
         print(f"stopped and saved at step {step:,}; the same command goes on from there", flush=True)
         sys.exit(128 + stop[0])
+    for seed, folder in zip(seeds, folders, strict=True):
+        write(folder / "done", json.dumps({"step": step}).encode())
+        print(f"seed {seed}: {step:,} steps done, results in {folder}", flush=True)
 
 
 if __name__ == "__main__":
     try:
         main(tyro.cli(Args))
-    except OSError as error:  # a full disk, say
-        require(False, f"{error}; what was saved before is kept, and the same command goes on from there")
+    except OSError as error:  # a folder that cannot be made, a full disk
+        require(False, f"cannot use {error.filename or 'the disk'}: {error.strerror}; what was saved before is kept")

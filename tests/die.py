@@ -55,7 +55,8 @@ def main():
     elif act == "evaluate":
         script.evaluate = before(script.evaluate)
     elif act == "log":
-        script.Writer.add_scalar = before(script.Writer.add_scalar)
+        writer = script.tensorboard.summary.Writer
+        writer.add_scalar = before(writer.add_scalar)
     else:
         wrap, attribute = (after, "rename") if act == "renamed" else (before, act)
         setattr(Path, attribute, wrap(getattr(Path, attribute)))

@@ -410,7 +410,8 @@ def test_evaluation(dqn_atari, tmp_path):
     folders, stacked = [tmp_path / "1", tmp_path / "2"], jax.tree.map(lambda *x: jnp.stack(x), *networks)
     for folder in folders:
         folder.mkdir()
-    play = lambda n: list(dqn_atari.evaluate(args, stacked, [5, 6], 100, folders, n))
+    games = lambda n: dqn_atari.Args(**vars(args) | {"eval_episodes": n})
+    play = lambda n: list(dqn_atari.evaluate(games(n), stacked, [5, 6], 100, folders))
     one, two, scores = play(4), play(2), set()
     for row, short, network, seed in zip(one, two, networks, (5, 6), strict=True):
         start_key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
