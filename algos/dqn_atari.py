@@ -321,12 +321,12 @@ def policy(args, network, obs, key, games):  # of an evaluation: actions (n,) in
     return jax.vmap(choose)(obs, games)
 
 
-def evaluate(args, networks, seeds, step, folders):
+def evaluate(args, learners, seeds, step, folders):
     """Plays games in pools of their own, with the same seeds each time -> what is logged, a dict per seed. Only those
     that go on are stepped: a game that is stuck holds up nothing but itself."""
     episodes = args.final_eval_episodes if args.evaluate or step == args.total_timesteps else args.eval_episodes
     for seed_index, (seed, folder) in enumerate(zip(seeds, folders, strict=True)):
-        network = jax.tree.map(lambda x, at=seed_index: x[at], networks)
+        network = jax.tree.map(lambda x, at=seed_index: x[at], learners.network)
         starts = jax.random.randint(jax.random.fold_in(jax.random.key(seed), 2**31 - 1), (episodes,), 0, 2**31 - 1)
         pool, key = make_atari_pool(args, starts.tolist(), batch_size=1), jax.random.fold_in(jax.random.key(seed), step)
         lives, returns, lengths, done = np.zeros((4, episodes))
@@ -494,7 +494,7 @@ def main(args: Args):
     step, state = restore(jax.jit(jax.vmap(partial(init_state, args), out_axes=AXES))(np.array(seeds), frames), folders)
     if args.evaluate:
         require(step, f"{folders[0]} holds no checkpoint to evaluate")
-        for seed, row in zip(seeds, evaluate(args, state.learner.network, seeds, step, folders), strict=True):
+        for seed, row in zip(seeds, evaluate(args, state.learner, seeds, step, folders), strict=True):
             print(f"seed {seed}, step {step:,}:", *(f"{tag.removeprefix('eval/')} {x:.1f}" for tag, x in row.items()))
         return
     outputs = [(folder, *start(folder, step, seeds)) for folder in folders]
@@ -524,12 +524,14 @@ def main(args: Args):
         step += length
         if step % args.log_interval == 0:
             due = args.eval_interval and step % args.eval_interval == 0
-            evaluations = evaluate(args, state.learner.network, seeds, step, folders) if due else [{}] * len(seeds)
+            evaluations = evaluate(args, state.learner, seeds, step, folders) if due else [{}] * len(seeds)
             rows = [row | own for row, own in zip(metrics(args, state), evaluations, strict=True)]
             for (folder, _, writer), row in zip(outputs, rows, strict=True):
                 row["charts/SPS"] = (step - since) / took
-                new = "".join(f"{step},{tag},{value:.9g}\n" for tag, value in row.items())
-                write(folder / "metrics.csv", (folder / "metrics.csv").read_bytes() + new.encode())
+                with open(folder / "metrics.csv", "a") as file:
+                    file.writelines(f"{step},{tag},{value:.9g}\n" for tag, value in row.items())
+                    file.flush()
+                    os.fsync(file.fileno())
                 for tag, value in row.items():
                     writer.add_scalar(tag, value, step)
             bar.set_postfix({tag: np.mean([x[tag] for x in rows if tag in x]) for tag in rows[0] if "return" in tag})

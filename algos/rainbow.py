@@ -554,8 +554,10 @@ def main(args: Args):
             rows = [row | own for row, own in zip(metrics(args, state), evaluations, strict=True)]
             for (folder, _, writer), row in zip(outputs, rows, strict=True):
                 row["charts/SPS"] = (step - since) / took
-                new = "".join(f"{step},{tag},{value:.9g}\n" for tag, value in row.items())
-                write(folder / "metrics.csv", (folder / "metrics.csv").read_bytes() + new.encode())
+                with open(folder / "metrics.csv", "a") as file:
+                    file.writelines(f"{step},{tag},{value:.9g}\n" for tag, value in row.items())
+                    file.flush()
+                    os.fsync(file.fileno())
                 for tag, value in row.items():
                     writer.add_scalar(tag, value, step)
             bar.set_postfix({tag: np.mean([x[tag] for x in rows if tag in x]) for tag in rows[0] if "return" in tag})
