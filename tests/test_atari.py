@@ -100,7 +100,8 @@ def stream(steps, seed):
 
 
 def idle(args, learner, *given):  # in place of `update` where it is never called: it need not be compiled
-    return learner, *given[1:-2], {"losses/none": jnp.zeros(())}
+    priorities = [x for x in given[1:2] if jnp.ndim(x)]  # where there are any
+    return learner, *priorities, {"losses/none": jnp.zeros(())}
 
 
 def play_stream(script, args, seed, steps, watch=lambda state: None):
@@ -411,7 +412,7 @@ def test_evaluation(dqn_atari, tmp_path):
     for folder in folders:
         folder.mkdir()
     games = lambda n: dqn_atari.Args(**vars(args) | {"eval_episodes": n})
-    play = lambda n: list(dqn_atari.evaluate(games(n), stacked, [5, 6], 100, folders))
+    play = lambda n: list(dqn_atari.evaluate(games(n), dqn_atari.Learner(stacked, stacked, None), [5, 6], 100, folders))
     one, two, scores = play(4), play(2), set()
     for row, short, network, seed in zip(one, two, networks, (5, 6), strict=True):
         start_key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
