@@ -444,11 +444,12 @@ def restore(state, folders):
                 for name, x in arrays.items():
                     x[(i, *map(slice, saved[name].shape))[: x.ndim]] = saved[name]  # of a ring, what it held
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
-            print(f"the checkpoint of step {step} is damaged or of another version ({error}); trying the one before")
+            print(f"the checkpoint of step {step} is damaged or of another version: {error}", file=sys.stderr)
             continue
         given = lambda x, row: jnp.array(row) if x.shape == row.shape else jax.random.wrap_key_data(row)
         return step, jax.tree.map(given, state, jax.tree.unflatten(jax.tree.structure(state), arrays.values()))
-    require(not any(map(any, held)), "no whole checkpoint is common to all seeds; finish them apart, or --overwrite")
+    apart = "finish them apart or with the version that wrote them"
+    require(not any(map(any, held)), f"no whole checkpoint is common to all seeds; {apart}, or --overwrite")
     return 0, state
 
 
@@ -474,17 +475,18 @@ def main(args: Args):
     room = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", mmap.PAGESIZE * os.sysconf("SC_PHYS_PAGES")) / 1e9
     require(needed < room, f"the replay needs {needed:.1f} GB of {room:.1f}; lower --buffer-size or --num-seeds")
     runs = {seed: find_run(args, seed) for seed in range(args.seed, args.seed + args.num_seeds)}
-    for seed, (folder, identity) in [] if args.evaluate else list(runs.items()):
+    held = [] if args.evaluate else list(runs.items())
+    for _, (folder, _) in held:  # all, before anything in them is touched
         folder.mkdir(parents=True, exist_ok=True)
         try:
             fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process
         except BlockingIOError:
             require(False, f"another process is at work in {folder}")
+    for seed, (folder, identity) in held:
         for path in [path for path in folder.rglob("*") if args.overwrite and path.name != "args.json"]:
             path.unlink() if path.is_file() else None
         write(folder / "args.json", json.dumps(identity, indent=1).encode())
-        if max(checkpoints(folder), default=0) >= args.total_timesteps:
-            write(folder / "done", json.dumps({"step": max(checkpoints(folder))}).encode())
+        if (folder / "done").exists() and max(checkpoints(folder), default=0) >= args.total_timesteps:
             print(f"{runs.pop(seed)[0]} is finished; a higher --total-timesteps goes on")
     if not runs:
         return
@@ -557,4 +559,7 @@ if __name__ == "__main__":
     try:
         main(tyro.cli(Args))
     except OSError as error:  # a folder that cannot be made, a full disk
-        require(False, f"cannot use {error.filename or 'the disk'}: {error.strerror}; what was saved before is kept")
+        require(
+            False,
+            f"cannot use {error.filename or 'the disk'}: {error.strerror or error}; what was saved before is kept",
+        )

@@ -3,7 +3,7 @@
 Paper:  D'Oro et al. 2023, "Sample-Efficient Reinforcement Learning by Breaking the Replay Ratio Barrier" (ICLR 2023).
 Parent: spr.py; differs: Args, resets_until, reset, train_step, metrics, check
 Run:    python algos/sr_spr.py --env-id Pong-v5 --replay-ratio 2 --num-seeds 5  (again: it goes on, to the same bits)
-Expect: not measured yet; for GPUs. Paper, 26 games at replay ratio 16: IQM 0.631 of human-normalized scores.
+Expect: not measured yet; for GPUs. BBF paper, of 26 games at ratio 16: IQM 0.631 of human-normalized scores.
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only what steps a pool or keeps folders knows of several seeds.
 """
 
@@ -35,7 +35,7 @@ class Args:
     learning_rate: float = 1e-4  # step size of Adam
     tau: float = 0.005  # step of the target network, which acts, towards the network after every update; 1 is a copy
     reset_interval: int = 40_000  # gradient updates between two resets; 0 never resets
-    no_resets_after: int = 100_000  # environment steps; the last reset is the one after which another would still fit
+    resets_end: int = 100_000  # environment step by which the whole interval after the last reset must have passed
     shrink_factor: float = 0.8  # what the encoder and the transition model keep of their weights; the rest is fresh
     noise_scale: float = 0.5  # of the dense layers, which explore in place of epsilon
     num_atoms: int = 51  # of a distribution: values whose probabilities are learnt, evenly from -v_max to v_max
@@ -118,8 +118,8 @@ class SPRNetwork(nn.Module):
     def encode(self, obs):  # frames (4, 84, 84), the newest last -> (11, 11, 2 * channels)
         return self.convolve(self.encoder, jnp.moveaxis(obs, 0, -1) / 255)
 
-    def project(self, stacks):  # frames (n, 4, 84, 84) -> what is predicted of them (n, hidden_dim)
-        return jnp.stack([self.projection(self.encode(obs).reshape(-1), noisy=False) for obs in stacks])
+    def project(self, obs):  # frames (4, 84, 84) -> what is predicted of them (hidden_dim,)
+        return self.projection(self.encode(obs).reshape(-1), noisy=False)
 
     def __call__(self, obs, actions=()):
         """Frames (4, 84, 84), actions (jumps,) -> values (num_actions,), logits (num_actions, num_atoms), and for each
@@ -268,7 +268,7 @@ def update(args, old, replay, priorities, key):
     index, weights = draw(args, priorities, draw_key)
     obs, action, rewards, discount, final_obs = n_steps(args, replay, index, args.n_step, args.gamma)
     rows = (index[:, None] + jnp.arange(args.jumps + 1)) % args.buffer_size
-    ended = (replay.terminated | replay.truncated)[rows[:, :-1]]
+    ended = replay.terminated[rows[:, :-1]] | replay.truncated[rows[:, :-1]]
     known = 1 - jax.lax.cummax(ended.astype(int), 1)  # what comes after an end cannot be predicted
     frames = jnp.concatenate([obs[:, None], final_obs[:, None], stacks(args, replay, rows[:, 1:])], 1)
     frames = jax.vmap(jax.vmap(augment))(frames, jax.random.split(augment_key, frames.shape[:2]))
@@ -278,7 +278,7 @@ def update(args, old, replay, priorities, key):
         best = q_values(args, network, frames[1], noise=keys[1]).argmax()
         target = apply(old.target_network, frames[1], rngs={"noise": keys[2]})[1][best]
         wanted = project(args, rewards + discount * support(args), jax.nn.softmax(target))
-        seen = apply(old.target_network, frames[2:], method="project")
+        seen = jax.vmap(lambda obs: apply(old.target_network, obs, method="project"))(frames[2:])
         distances = 2 * optax.cosine_distance(predictions, seen, epsilon=1e-8)  # squared, of unit vectors
         return optax.softmax_cross_entropy(logits[action], wanted), (known * distances).mean(), q.mean()
 
@@ -301,9 +301,9 @@ def updates_by(args, step):  # floor(step * replay_ratio), exact in integers, of
     return step // d * n + step % d * n // d
 
 
-def resets_until(args, step):  # each is followed by a whole interval
+def resets_until(args, step):  # each is followed by a whole interval, up to resets_end
     interval = args.reset_interval or 2**31 - 1
-    most = max(0, updates_by(args, args.no_resets_after) // interval - 1)
+    most = max(0, updates_by(args, args.resets_end) // interval - 1)
     return jnp.minimum(updates_by(args, step) // interval, most)
 
 
@@ -521,16 +521,17 @@ def restore(state, folders):
                 for name, x in arrays.items():
                     x[(i, *map(slice, saved[name].shape))[: x.ndim]] = saved[name]  # of a ring, what it held
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
-            print(f"the checkpoint of step {step} is damaged or of another version ({error}); trying the one before")
+            print(f"the checkpoint of step {step} is damaged or of another version: {error}", file=sys.stderr)
             continue
         given = lambda x, row: jnp.array(row) if x.shape == row.shape else jax.random.wrap_key_data(row)
         return step, jax.tree.map(given, state, jax.tree.unflatten(jax.tree.structure(state), arrays.values()))
-    require(not any(map(any, held)), "no whole checkpoint is common to all seeds; finish them apart, or --overwrite")
+    apart = "finish them apart or with the version that wrote them"
+    require(not any(map(any, held)), f"no whole checkpoint is common to all seeds; {apart}, or --overwrite")
     return 0, state
 
 
 def check(args):  # before anything is written
-    zero = "seed eval_interval checkpoint_interval spr_weight reset_interval no_resets_after".split()
+    zero = "seed eval_interval checkpoint_interval spr_weight reset_interval resets_end".split()
     shares = "gamma sticky end_e eval_e tau shrink_factor".split()
     for name, value in dataclasses.asdict(args).items():
         least, most = 0 if name in zero + shares else 1e-9, 1 if name in shares else 2**31 - 1
@@ -554,17 +555,18 @@ def main(args: Args):
     room = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", mmap.PAGESIZE * os.sysconf("SC_PHYS_PAGES")) / 1e9
     require(needed < room, f"the replay needs {needed:.1f} GB of {room:.1f}; lower --buffer-size or --num-seeds")
     runs = {seed: find_run(args, seed) for seed in range(args.seed, args.seed + args.num_seeds)}
-    for seed, (folder, identity) in [] if args.evaluate else list(runs.items()):
+    held = [] if args.evaluate else list(runs.items())
+    for _, (folder, _) in held:  # all, before anything in them is touched
         folder.mkdir(parents=True, exist_ok=True)
         try:
             fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process
         except BlockingIOError:
             require(False, f"another process is at work in {folder}")
+    for seed, (folder, identity) in held:
         for path in [path for path in folder.rglob("*") if args.overwrite and path.name != "args.json"]:
             path.unlink() if path.is_file() else None
         write(folder / "args.json", json.dumps(identity, indent=1).encode())
-        if max(checkpoints(folder), default=0) >= args.total_timesteps:
-            write(folder / "done", json.dumps({"step": max(checkpoints(folder))}).encode())
+        if (folder / "done").exists() and max(checkpoints(folder), default=0) >= args.total_timesteps:
             print(f"{runs.pop(seed)[0]} is finished; a higher --total-timesteps goes on")
     if not runs:
         return
@@ -633,4 +635,7 @@ if __name__ == "__main__":
     try:
         main(tyro.cli(Args))
     except OSError as error:  # a folder that cannot be made, a full disk
-        require(False, f"cannot use {error.filename or 'the disk'}: {error.strerror}; what was saved before is kept")
+        require(
+            False,
+            f"cannot use {error.filename or 'the disk'}: {error.strerror or error}; what was saved before is kept",
+        )

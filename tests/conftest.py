@@ -62,7 +62,7 @@ SMALL_ATARI = SMALL | {
 # SPR and its children: resets at 67 and 134 steps; wider nets are too slow for a test.
 SMALL_SPR = SMALL_ATARI | {"exploration_steps": 50, "hidden_dim": 8, "jumps": 2, "n_step": 3}
 del SMALL_SPR["target_interval"]
-SMALL_SR_SPR = SMALL_SPR | {"reset_interval": 100, "no_resets_after": 200}
+SMALL_SR_SPR = SMALL_SPR | {"reset_interval": 100, "resets_end": 200}
 SMALL_BBF = SMALL_SR_SPR | {"width": 1, "batch_size": 2, "anneal_updates": 50}
 del SMALL_BBF["channels"]
 
@@ -71,7 +71,7 @@ def small(script):
     """Small arguments for a script: on gymnax, on Atari, or on a pool of other tasks."""
     text = (ROOT / "algos" / f"{script}.py").read_text()
     on_atari = {"spr": SMALL_SPR, "sr_spr": SMALL_SR_SPR, "bbf": SMALL_BBF}.get(script, SMALL_ATARI)
-    return SMALL_GYMNAX if "import gymnax" in text else on_atari if "def make_atari" in text else SMALL
+    return SMALL_GYMNAX if "gymnax.make" in text else on_atari if "def make_atari" in text else SMALL
 
 
 def load(name):

@@ -1,6 +1,5 @@
 """The pages say what the code does: flags, metrics, paths, diffs. `make docs` builds the site; these need no mkdocs."""
 
-import csv
 import functools
 import importlib.util
 import re
@@ -8,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SCRIPTS, SMALL, run, small
+from conftest import ROOT, SCRIPTS
 
 DOCS = ROOT / "docs"
 spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
@@ -126,26 +125,6 @@ def test_a_path_that_does_not_exist_is_seen():
         "tests/test_nothing.py",
     ]
     assert broken_paths("README", "[x](docs/nowhere.png)") == ["docs/nowhere.png"]
-
-
-@pytest.fixture(scope="module", params=SCRIPTS)
-def logged(request, tmp_path_factory):
-    """A script's name, and every tag that it logs in a run in which everything happens once."""
-    folder = tmp_path_factory.mktemp("runs")
-    short = {"env_id": "worlds:Count-v0"} if small(request.param) is SMALL else {}  # whose episodes end in time
-    options = small(request.param) | short | {"num_seeds": 1, "total_timesteps": 100, "runs_dir": folder}
-    run(request.param, **options)
-    with open(next(folder.glob("*/metrics.csv"))) as file:
-        tags = {row["tag"] for row in csv.DictReader(file)}
-    return request.param, {re.sub(r"episode_\d+$", "episode_{i}", tag) for tag in tags}
-
-
-def test_logged_metrics_are_those_of_the_page(logged):
-    script, tags = logged
-    text = hooks.render(hooks.page(f"algos/{script}.md"))
-    assert set(hooks.documented_metrics(text)) == tags
-    missing = text.replace("| `charts/updates` |", "| charts |")
-    assert set(hooks.documented_metrics(missing)) == tags - {"charts/updates"}, "a missing row would go unseen"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,5 +1,7 @@
 """Bad input: one clear line, exit code 2, nothing lost and nothing half-written."""
 
+import fcntl
+import os
 import re
 import shutil
 import signal
@@ -83,6 +85,18 @@ def test_overwrite(finished, tmp_path):
     run("sac", **options)
     folder = tmp_path / "runs" / "CartpoleSwingup-v1__sac__rr1.5__1"
     assert '"batch_size": 20' in (folder / "args.json").read_text()
+
+
+def test_overwrite_of_a_run_that_goes_on(finished, tmp_path):
+    """One folder of two is held by another process: neither loses anything."""
+    shutil.copytree(finished, tmp_path / "runs")
+    options = SMALL | {"runs_dir": tmp_path / "runs", "total_timesteps": 100, "eval_interval": 0}
+    before = contents(tmp_path / "runs")
+    held = os.open(tmp_path / "runs" / "CartpoleSwingup-v1__sac__rr1.5__2", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    said = run("sac", "--overwrite", expect=2, **options)
+    os.close(held)
+    assert "another process is at work in" in said and contents(tmp_path / "runs") == before
 
 
 def test_nothing_to_evaluate(tmp_path):

@@ -117,7 +117,9 @@ def test_stopped_politely(undisturbed, tmp_path):
 def test_more_steps_later(undisturbed, tmp_path):
     """A finished run is left alone; with a higher --total-timesteps it goes on, as if it had never ended."""
     options = OPTIONS["sr_sac"] | {"runs_dir": tmp_path}
-    run("sr_sac", **options | {"total_timesteps": 230})
+    die("sr_sac", "savez", 12, **options | {"total_timesteps": 230})  # the last checkpoint, of the second seed
+    said = run("sr_sac", **options | {"total_timesteps": 230})
+    assert "from step 200 to 230 with seeds [1, 2]" in said, "the first seed's run was not at its end yet"
     folder = tmp_path / "CartpoleSwingup-v1__sr_sac__rr1.5__1"
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name not in ("done", "args.json")}
     assert "is finished" in run("sr_sac", **options | {"total_timesteps": 230})

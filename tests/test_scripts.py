@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import test_docs
-from conftest import ROOT, SCRIPTS, flags, load, run, small
+from conftest import ROOT, SCRIPTS, SMALL, flags, load, run, small, table
 
 COMMON = [
     "env_id", "exp_name", "seed", "num_seeds", "total_timesteps", "replay_ratio", "learning_starts", "buffer_size",
@@ -35,9 +35,13 @@ def test_every_flag_is_documented_and_read(script):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_alone_in_an_empty_folder(script, tmp_path):
-    """Copied elsewhere, with only requirements.txt installed (the tests' packages are out of its reach), it runs."""
+    """Copied elsewhere, with only requirements.txt installed (the tests' packages are out of its reach), it runs; in a
+    run in which everything happens once, it logs what its page says."""
     shutil.copy(ROOT / "algos" / f"{script}.py", tmp_path / "mine.py")
-    options = small(script) | {"total_timesteps": 100, "eval_interval": 0, "checkpoint_interval": 0, "num_seeds": 1}
+    options = small(script) | {"total_timesteps": 100, "checkpoint_interval": 0, "num_seeds": 1}
+    if small(script) is SMALL:  # a task whose episodes end in time
+        shutil.copy(ROOT / "tests" / "worlds.py", tmp_path)
+        options |= {"env_id": "worlds:Count-v0"}
     bare = {"PATH": "/usr/bin:/bin", "HOME": "/tmp"} | {k: v for k, v in os.environ.items() if k.startswith("JAX_")}
     done = subprocess.run(
         [sys.executable, "mine.py", *flags(**options)],
@@ -45,7 +49,13 @@ def test_alone_in_an_empty_folder(script, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "a start prints nothing that a user cannot act on"
-    assert (tmp_path / "runs" / f"{options['env_id']}__mine__rr1.5__1" / "done").exists()
+    folder = tmp_path / "runs" / f"{options['env_id']}__mine__rr1.5__1"
+    assert (folder / "done").exists()
+    tags = {re.sub(r"episode_\d+$", "episode_{i}", tag) for _, tag, _ in table(folder, timing=True)}
+    text = test_docs.hooks.render(test_docs.hooks.page(f"algos/{script}.md"))
+    assert set(test_docs.hooks.documented_metrics(text)) == tags
+    missing = text.replace("| `charts/updates` |", "| charts |")
+    assert set(test_docs.hooks.documented_metrics(missing)) == tags - {"charts/updates"}, "a missing row goes unseen"
 
 
 def test_the_suite_cannot_hide_a_missing_requirement():

@@ -3,13 +3,14 @@
 The judges are convolutions and products written with jax.lax and NumPy, rlax, and plain loops over the steps of games.
 """
 
+import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_atari import FRAME, begin, idle, play_stream
+from test_atari import FRAME, begin, idle, play_stream, played_by_hand
 
 TINY = {"env_id": "Breakout-v5", "hidden_dim": 4, "batch_size": 8, "buffer_size": 200, "n_step": 5, "jumps": 4}
 TINY |= {"learning_starts": 1000, "total_timesteps": 1000, "num_atoms": 7, "v_max": 2.0}  # 1000: without an update
@@ -185,7 +186,7 @@ def test_sizes_of_the_networks(spr, sr_spr, bbf):
 
 
 def test_noise(spr):
-    """Acting and the three passes of an update have noise of their own; evaluations have none."""
+    """Values have noise if given a key for it, another one for another key; predictions are of means alone."""
     args = tiny(spr)
     network = learner(spr, args, 0).network
     obs = jax.random.randint(jax.random.key(1), (4, 84, 84), 0, 256).astype(jnp.uint8)
@@ -194,7 +195,61 @@ def test_noise(spr):
     assert not np.allclose(one, two) and np.array_equal(values(), values()) and not np.allclose(values(), one)
     assert spr.SPRNetwork(args).apply(network, obs, [1, 2, 3])[2].shape == (3, 4)
     predictions = lambda **rngs: spr.SPRNetwork(args).apply(network, obs, [1, 2], rngs=rngs)[2]
-    np.testing.assert_array_equal(predictions(noise=jax.random.key(1)), predictions())  # are of means alone
+    np.testing.assert_array_equal(predictions(noise=jax.random.key(1)), predictions())
+
+
+def test_noise_of_an_update(spr, rlax):
+    """The three passes have keys of their own; how much noise there is is learnt."""
+    args, key = tiny(spr, batch_size=4, jumps=1), jax.random.key(4)
+    state = play_stream(spr, args, 9, 60)[0]
+    old = learner(spr, args, 0).replace(target_network=learner(spr, args, 1).network)
+    draw_key, augment_key, *keys = jax.random.split(key, 5)
+    index, weights = spr.draw(args, state.priorities, draw_key)
+    obs, action, rewards, discount, final_obs = spr.n_steps(args, state.replay, index, 5, args.gamma)
+    views = jax.random.split(augment_key, (4, 3))
+    seen, after = (jax.vmap(spr.augment)(x, views[:, i]) for i, x in enumerate((obs, final_obs)))
+    apply, atoms = spr.SPRNetwork(args).apply, jnp.linspace(-2, 2, 7)
+    logits = lambda network, obs, key: jax.vmap(lambda obs: apply(network, obs, rngs={"noise": key})[1])(obs)
+
+    @jax.jit
+    def expected(own, choosing, telling):
+        choice = (jax.nn.softmax(logits(old.network, after, choosing)) * atoms).sum(-1)
+        told, mine = logits(old.target_network, after, telling), logits(old.network, seen, own)
+        loss = jax.vmap(rlax.categorical_double_q_learning, (None, 0, 0, 0, 0, None, 0, 0))
+        return (weights * loss(atoms, mine, action, rewards, discount, atoms, told, choice)).mean()
+
+    new, _, info = jax.jit(partial(spr.update, args))(old, state.replay, state.priorities, key)
+    assert float(info["losses/q_loss"]) == pytest.approx(float(expected(*keys)), rel=1e-4)
+    assert float(expected(*keys)) != pytest.approx(float(expected(keys[0], keys[0], keys[0])), rel=1e-3)
+    for (path, one), two in zip(jax.tree.leaves_with_path(new.network), jax.tree.leaves(old.network), strict=True):
+        assert not np.array_equal(one, two), f"{path} is not learnt"
+
+
+def test_the_target_network_acts(spr, monkeypatch):
+    """In training, with noise of the step's own key; in evaluations, without noise, each game as it is played alone."""
+    args = tiny(spr, end_e=0.0, learning_starts=1, exploration_steps=1, max_episode_steps=40, eval_episodes=2)
+    two = learner(spr, args, 0).replace(target_network=learner(spr, args, 1).network)
+    state = play_stream(spr, args, 9, 20)[0].replace(learner=two)
+    monkeypatch.setattr(spr, "update", idle)
+    due_none = spr.Args(**vars(args) | {"replay_ratio": 1e-6})
+    act = jax.jit(lambda key: spr.train_step(due_none, lambda action: STILL, state.replace(key=key), None)[1][0])
+    best = jax.jit(lambda network, **rngs: spr.q_values(args, network, state.obs, **rngs).argmax())
+    chosen, other, quiet = [], [], []
+    for i in range(20):
+        _, _, noise_key, _ = jax.random.split(jax.random.key(i), 4)
+        chosen.append(int(best(two.target_network, noise=noise_key)))
+        assert int(act(jax.random.key(i))) == chosen[-1], i
+        other.append(int(best(two.network, noise=noise_key)))
+        quiet.append(int(best(two.target_network)))
+    assert chosen != other and chosen != quiet, "nothing could be seen"
+
+    args = spr.Args(**vars(args) | {"eval_e": 0.2})
+    row = next(spr.evaluate(args, jax.tree.map(lambda x: x[None], two), [5], 100, [None]))
+    starts = jax.random.randint(jax.random.fold_in(jax.random.key(5), 2**31 - 1), (2,), 0, 2**31 - 1).tolist()
+    alone = lambda network: [played_by_hand(spr, args, network, 5, 100, *game) for game in enumerate(starts)]
+    found = alone(two.target_network)
+    assert [row[f"eval/episode_{i}"] for i in range(2)] == [returned for returned, *_ in found]
+    assert row["eval/episodic_length"] == np.mean([length for _, length, _ in found])
 
 
 STILL = FRAME, jnp.float32(0), jnp.bool(False), jnp.bool(False), jnp.int32(3)
@@ -233,9 +288,9 @@ def test_when_resets_fall(sr_spr):
         found = [step for step in range(every // 4, 300_001, every // 4) if resets(sr_spr, args, step)]
         assert found == [every * i for i in range(1, number + 1)] and found[-1] + every <= 100_000
     assert not any(resets(sr_spr, sr_spr.Args(reset_interval=0), step) for step in range(0, 100_001, 2500))
-    short = sr_spr.Args(no_resets_after=30_000)  # the one at 20,000 would be followed by one at 40,000
+    short = sr_spr.Args(resets_end=30_000)  # the one at 20,000 would be followed by one at 40,000
     assert not any(resets(sr_spr, short, step) for step in range(0, 100_001, 2500))
-    exact = sr_spr.Args(no_resets_after=40_000)
+    exact = sr_spr.Args(resets_end=40_000)
     assert [step for step in range(0, 100_001, 2500) if resets(sr_spr, exact, step)] == [20_000]
 
 
@@ -246,7 +301,7 @@ def resets(script, args, step):
 
 def test_a_reset_within_training(sr_spr, monkeypatch):
     """It comes at the start of the next step, once, at the steps that `resets_until` tells."""
-    args = tiny(sr_spr, replay_ratio=2, reset_interval=20, no_resets_after=45)
+    args = tiny(sr_spr, replay_ratio=2, reset_interval=20, resets_end=45)
     state = play_stream(sr_spr, args, 9, 8)[0]
     monkeypatch.setattr(sr_spr, "update", idle)
     step = jax.jit(lambda state: sr_spr.train_step(args, lambda action: STILL, state, None)[0])
@@ -291,10 +346,14 @@ def test_exploration(spr):
 def test_a_seed_of_a_batch_is_the_run_alone(sr_spr):
     """Seed 2 beside 1 acts, learns and is reset as seed 2 alone; their fresh weights differ. One reset is due after
     step 27, after three updates, and comes with the next."""
-    outcomes, options = [], {"reset_interval": 40, "no_resets_after": 100, "learning_starts": 26, "batch_size": 4}
+    outcomes, options = [], {"reset_interval": 40, "resets_end": 100, "learning_starts": 26, "batch_size": 4}
+    options["buffer_size"] = 12_345
     for seeds, i in (([1, 2], 1), ([2], 0)):
         args, env_step, state = begin(sr_spr, seeds, **options, exploration_steps=5, jumps=2, n_step=3)
-        state, (actions, finite) = sr_spr.train_chunk(args, env_step, 29, state)
+        chunk = sr_spr.train_chunk.lower(args, env_step, 29, state).compile()
+        text, ring = chunk.as_text(), f"u8[{len(seeds)},12345,84,84]"
+        assert ring in text and not re.findall(rf"= {re.escape(ring)}[^=]* copy(?:-start)?\(", text), "replay copied"
+        state, (actions, finite) = chunk(state)
         assert np.all(finite) and (state.learner.opt[0].count == 3).all() and (state.totals["updates"] == 6).all()
         assert [row["charts/resets"] for row in sr_spr.metrics(args, state)] == [1] * len(seeds)
         assert all(x.dtype != np.float64 for x in jax.tree.leaves(jax.device_get(state.replace(key=None))))
