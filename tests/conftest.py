@@ -176,7 +176,7 @@ def sr_sac():
 
 def pytest_collection_modifyitems(items):
     """The longest files first: two processes take a file at a time, and should end together."""
-    longest = "test_resume test_dqn test_atari test_sweep test_scripts test_docs test_seeds test_video".split()
+    longest = "test_resume test_dqn test_spr test_scripts test_atari test_sweep test_docs test_seeds test_video".split()
     order = {name: place for place, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
