@@ -194,13 +194,9 @@ def command(script, *words, **options):
     return [sys.executable, str(ROOT / "algos" / f"{script}.py"), *words, *flags(**options)]
 
 
-# Scripts on pools compile anew in every process, and in the tests that is most of their time: with less optimization.
-QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=1"}
-
-
 def environment(**more):
     """The user's environment, without the tests' own packages but with their Gymnasium tasks."""
-    return os.environ | QUICK | {"PYTHONPATH": str(Path(__file__).parent)} | more
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parent)} | more
 
 
 def run(script, *words, expect=0, **options):

@@ -29,7 +29,7 @@ from conftest import (
     table,
 )
 
-KILLS = int(os.environ.get("KILLS", 1))
+KILLS = int(os.environ.get("KILLS", 2))
 OPTIONS = {
     "sac": SMALL,
     "sr_sac": SMALL | {"reset_interval": 150},

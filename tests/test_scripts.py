@@ -10,7 +10,7 @@ import sys
 import pytest
 import test_docs
 import tyro
-from conftest import QUICK, ROOT, SCRIPTS, SMALL, flags, load, small, table
+from conftest import ROOT, SCRIPTS, SMALL, flags, load, small, table
 
 COMMON = [
     "env_id", "exp_name", "seed", "num_seeds", "total_timesteps", "replay_ratio", "learning_starts", "buffer_size",
@@ -48,7 +48,7 @@ def test_alone_in_an_empty_folder(script, tmp_path):
         shutil.copy(ROOT / "tests" / "worlds.py", tmp_path)
         options |= {"env_id": "worlds:Count-v0"}
     cache = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
-    bare = {"PATH": "/usr/bin:/bin", "HOME": "/tmp"} | cache | QUICK
+    bare = {"PATH": "/usr/bin:/bin", "HOME": "/tmp"} | cache
     done = subprocess.run(
         [sys.executable, "mine.py", *flags(**options)],
         cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=600,
