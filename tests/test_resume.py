@@ -19,7 +19,6 @@ from conftest import (
     SMALL,
     SMALL_ATARI,
     SMALL_GYMNAX,
-    SMALL_SR_SPR,
     assert_same,
     command,
     environment,
@@ -36,8 +35,7 @@ OPTIONS = {
     "dqn": SMALL_GYMNAX,
     "rainbow": SMALL_GYMNAX,
     "der": SMALL_ATARI,
-    "sr_spr": SMALL_SR_SPR,
-}  # resets at 100, 200, 300; of sr_spr at 67 and 134
+}  # resets at 100, 200, 300
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +79,7 @@ def test_killed_inside_its_acts(undisturbed, tmp_path):
     assert_same(results(tmp_path), undisturbed("sr_sac")[0])
 
 
-@pytest.mark.parametrize("script", ["sac", "sr_sac", "dqn", "rainbow", "der", "sr_spr"])
+@pytest.mark.parametrize("script", ["sac", "sr_sac", "dqn", "rainbow", "der"])
 def test_killed_at_random_moments(script, undisturbed, tmp_path):
     expected, took = undisturbed(script)
     dice, options = random.Random(script), OPTIONS[script] | {"runs_dir": tmp_path}
