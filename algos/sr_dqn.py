@@ -442,13 +442,14 @@ def restore(state, folders):
                 saved = np.load(own[step])
                 for name, x in arrays.items():
                     x[(i, *map(slice, saved[name].shape))[: x.ndim]] = saved[name]  # of a ring, what it held
+        except KeyError:
+            require(False, f"{own[step].parent} is of another version of this script; go on with that, or --overwrite")
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
-            print(f"the checkpoint of step {step} is damaged or of another version: {error}", file=sys.stderr)
+            print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
             continue
         given = lambda x, row: jnp.array(row) if x.shape == row.shape else jax.random.wrap_key_data(row)
         return step, jax.tree.map(given, state, jax.tree.unflatten(jax.tree.structure(state), arrays.values()))
-    apart = "finish them apart or with the version that wrote them"
-    require(not any(map(any, held)), f"no whole checkpoint is common to all seeds; {apart}, or --overwrite")
+    require(not any(map(any, held)), "no whole checkpoint is common to all seeds; finish them apart, or --overwrite")
     return 0, state
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 from conftest import SMALL, command, environment, run
 
@@ -97,6 +98,20 @@ def test_overwrite_of_a_run_that_goes_on(finished, tmp_path):
     said = run("sac", "--overwrite", expect=2, **options)
     os.close(held)
     assert "another process is at work in" in said and contents(tmp_path / "runs") == before
+
+
+def test_a_checkpoint_of_another_version(finished, tmp_path):
+    """One that lacks an array is not taken for a damaged one, which the next start would delete."""
+    shutil.copytree(finished, tmp_path / "runs")
+    newest = sorted((tmp_path / "runs" / "CartpoleSwingup-v1__sac__rr1.5__2").glob("checkpoint_*.npz"))[-1]
+    arrays = dict(np.load(newest))
+    del arrays["stored"]
+    np.savez(newest, **arrays)
+    before = contents(tmp_path / "runs")
+    options = SMALL | {"runs_dir": tmp_path / "runs", "total_timesteps": 200, "eval_interval": 0}
+    said = run("sac", expect=2, **options)
+    assert "rr1.5__2 is of another version" in said and len(said.strip().splitlines()) == 1
+    assert contents(tmp_path / "runs") == before
 
 
 def test_nothing_to_evaluate(tmp_path):
