@@ -52,25 +52,16 @@ class Args:
     capture_video: bool = False  # film the first game of each evaluation, 3,000 steps at most, into videos/
 
 
-class StridedConv(nn.Module):
-    """nn.Conv's results, padded SAME: a product for each shift. XLA's own convolution is slow in a loop on CPUs."""
-
-    features: int
-    size: int  # a multiple of the stride: stride x stride pixels become channels
-    stride: int = 1
-
-    @nn.compact
-    def __call__(self, x):  # (height, width, channels) -> (height / stride, width / stride, features), rounded up
-        (height, width, channels), stride, n = x.shape, self.stride, self.size // self.stride
-        init, shape = nn.initializers.xavier_uniform(), (self.size, self.size, channels, self.features)
-        kernel = self.param("kernel", init, shape).reshape(n, stride, n, stride, channels, -1).swapaxes(1, 2)
-        rows, cols = -(-height // stride), -(-width // stride)
-        high, wide = rows - 1 + n, cols - 1 + n  # in units of the stride, with the padding: half of it goes before
-        short = high * stride - height, wide * stride - width, 0
-        x = jnp.pad(x, [(missing // 2, missing - missing // 2) for missing in short])
-        x = x.reshape(high, stride, wide, stride, channels).swapaxes(1, 2).reshape(high, wide, -1)
-        kernel, bias = kernel.reshape(n, n, -1, self.features), self.param("bias", nn.initializers.zeros, shape[3:])
-        return bias + sum(x[i : i + rows, j : j + cols] @ kernel[i, j] for i in range(n) for j in range(n))
+def convolve(x, kernel, strides, padding, **_):
+    """For `nn.Conv`, kernels of whole strides: a product for each shift of blocks of stride x stride pixels.
+    XLA's own convolution is slow in a loop on CPUs."""
+    (size, _, channels, features), stride = kernel.shape, strides[0]
+    x = jnp.pad(x, [(0, 0), *jax.lax.padtype_to_pads(x.shape[1:3], (size, size), strides, padding), (0, 0)])
+    n, (_, high, wide, _) = size // stride, np.array(x.shape) // stride
+    x = x.reshape(-1, high, stride, wide, stride, channels).swapaxes(2, 3).reshape(-1, high, wide, stride**2 * channels)
+    kernel = kernel.reshape(n, stride, n, stride, channels, features).swapaxes(1, 2).reshape(n, n, -1, features)
+    shifts = [x[:, i : high - n + 1 + i, j : wide - n + 1 + j] @ kernel[i, j] for i in range(n) for j in range(n)]
+    return sum(shifts)
 
 
 class NoisyDense(nn.Module):
@@ -100,9 +91,10 @@ class NatureEncoder(nn.Module):
     @nn.compact
     def __call__(self, obs):  # frames (4, 84, 84), the newest last -> (11, 11, 2 * channels)
         x = jnp.moveaxis(obs, 0, -1) / 255
-        x = nn.relu(StridedConv(self.channels, 8, 4)(x))
-        x = nn.relu(StridedConv(2 * self.channels, 4, 2)(x))
-        return nn.relu(StridedConv(2 * self.channels, 3)(x))
+        conv = partial(nn.Conv, kernel_init=nn.initializers.xavier_uniform(), conv_general_dilated=convolve)
+        x = nn.relu(conv(self.channels, (8, 8), 4)(x))
+        x = nn.relu(conv(2 * self.channels, (4, 4), 2)(x))
+        return nn.relu(conv(2 * self.channels, (3, 3))(x))
 
 
 class DERNetwork(nn.Module):
@@ -198,9 +190,9 @@ def n_steps(args, replay, index, n, gamma):
     """Makes rows n <= args.n_step steps long, or up to where their game or life ends -> frames, action, discounted
     rewards, discount of the value to come, and the frames that it is of: those after the n-th reward."""
     steps = jnp.arange(args.n_step)
-    rows = (index[:, None] + steps) % args.buffer_size  # (batch, args.n_step)
-    last = (replay.terminated[rows] | replay.truncated[rows] | (steps >= n - 1)).argmax(1)
-    rewards = jnp.where(steps <= last[:, None], gamma**steps * replay.reward[rows], 0).sum(1)
+    rows = (index[..., None] + steps) % args.buffer_size  # (..., args.n_step)
+    last = (replay.terminated[rows] | replay.truncated[rows] | (steps >= n - 1)).argmax(-1)
+    rewards = jnp.where(steps <= last[..., None], gamma**steps * replay.reward[rows], 0).sum(-1)
     discount = gamma ** (last + 1.0) * (1 - replay.terminated[(index + last) % args.buffer_size])
     final = stacks(args, replay, (index + last + 1) % args.buffer_size)
     return stacks(args, replay, index), replay.action[index], rewards, discount, final
@@ -366,9 +358,8 @@ def evaluate(args, learners, seeds, step, folders):
             action = policy(args, network, obs[padded], jax.random.fold_in(key, t), padded)
             pool.send(np.asarray(action)[: going.size], going)
         if film:
-            film = np.stack(film)[..., None].repeat(3, 3)
-            movie = imageio.imwrite("<bytes>", film, extension=".mp4", plugin="pyav", codec="h264", fps=15)
-            write(folder / f"videos/step_{step:010d}.mp4", movie)
+            options = {"extension": ".mp4", "plugin": "pyav", "codec": "h264", "in_pixel_format": "gray", "fps": 15}
+            write(folder / f"videos/step_{step:010d}.mp4", imageio.imwrite("<bytes>", np.stack(film), **options))
         means = {"eval/episodic_return": returns.mean(), "eval/episodic_length": lengths.mean()}
         yield means | {f"eval/episode_{i}": x for i, x in enumerate(returns)}
 
@@ -411,15 +402,14 @@ def checkpoints(folder):  # step -> path, newest first
 
 
 def start(folder, step, seeds):
-    """Takes a run's files back to its checkpoint: what a killed run wrote after it goes -> run.json, event writer."""
+    """Takes a run's files back to its checkpoint: what a killed run wrote after it goes -> its starts for run.json, the
+    writer of TensorBoard's events, the lines of metrics.csv."""
     stale = [path for newer, path in checkpoints(folder).items() if newer > step]
     for path in [*stale, *folder.rglob("*.tmp"), *folder.glob("events.out*"), *folder.glob("done")]:
         path.unlink()
-    csv, writer = folder / "metrics.csv", tensorboard.summary.Writer(str(folder))
-    rows = csv.read_text().split("\n")[1:-1] if step else []  # between the header and the end, perhaps half a row
-    rows = [row for row in rows if int(row.split(",")[0]) <= step]
-    write(csv, "\n".join(["step,tag,value", *rows, ""]).encode())
-    for at, tag, value in (row.split(",") for row in rows):
+    lines = [line for csv in folder.glob("metrics.csv") for line in csv.read_text().split("\n")[1:-1]]
+    lines, writer = [x for x in lines if int(x.split(",")[0]) <= step], tensorboard.summary.Writer(str(folder))
+    for at, tag, value in (line.split(",") for line in lines):
         writer.add_scalar(tag, float(value), int(at))
     git = "git describe --always --dirty --abbrev=40 --exclude='*'"  # a shell's, which may know none
     commit = subprocess.run(git, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
@@ -430,7 +420,8 @@ def start(folder, step, seeds):
     starts = json.loads((folder / "run.json").read_text()) if step else []
     if step and starts[-1]["layout"] != layout:
         print(f"{folder} goes on beside other seeds or on other hardware or versions: the same run only up to rounding")
-    return [*starts, {"command": shlex.join(sys.argv), "commit": commit, "layout": layout, "from_step": step}], writer
+    starts += [{"command": shlex.join(sys.argv), "commit": commit, "layout": layout, "from_step": step}]
+    return starts, writer, lines
 
 
 def named(state):  # its arrays by name, keys as numbers: what a file can hold
@@ -441,7 +432,7 @@ def named(state):  # its arrays by name, keys as numbers: what a file can hold
 def save(outputs, state, wall_s):
     """Writes a checkpoint of every seed, then removes all but the two newest: all seeds always share a whole one."""
     leaves = named(state)
-    for i, (folder, starts, writer) in enumerate(outputs):
+    for i, (folder, starts, writer, _) in enumerate(outputs):
         own = {name: x[i] if x.ndim else x for name, x in leaves.items()}
         own |= {name: x[: own["stored"]] for name, x in own.items() if name.startswith("replay/")}
         starts[-1] |= {"to_step": int(own["step"]), "wall_s": round(wall_s, 1)}
@@ -459,11 +450,10 @@ def restore(state, folders):
         arrays = {name: np.zeros_like(x) for name, x in named(state).items()}
         try:
             for i, own in enumerate(held):
-                saved = np.load(own[step])
+                saved, other = np.load(own[step]), f"{own[step].parent} is of another version of this script"
+                require(set(saved.files) == set(arrays), f"{other}; go on with that, or --overwrite")
                 for name, x in arrays.items():
                     x[(i, *map(slice, saved[name].shape))[: x.ndim]] = saved[name]  # of a ring, what it held
-        except KeyError:
-            require(False, f"{own[step].parent} is of another version of this script; go on with that, or --overwrite")
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
             continue
@@ -482,8 +472,7 @@ def check(args):  # before anything is written
     uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval
     require(not uneven, "--eval-interval and --checkpoint-interval must be multiples of --log-interval")
     n, d = fractions.Fraction(str(args.replay_ratio)).as_integer_ratio()
-    fits = n * d < 2**31 and args.total_timesteps * n < d * 2**31
-    require(fits, f"--replay-ratio {args.replay_ratio} has too many digits, or makes 2^31 updates or more")
+    require(n * d < 2**31 > args.total_timesteps * n / d, "--replay-ratio has too many digits, or makes 2^31 updates")
     require(args.learning_starts <= args.total_timesteps, "--learning-starts lies after the end, --total-timesteps")
     enough = args.batch_size + args.n_step + 3 <= min(args.buffer_size, args.learning_starts)
     require(enough, "--batch-size and --n-step need more steps than are stored when learning starts")
@@ -534,30 +523,26 @@ def main(args: Args):
     most = max(1, 200 / (max(1, args.replay_ratio) * len(seeds)))  # steps until a signal is served, evaluations aside
     size = max(n for n in range(1, args.log_interval + 1) if args.log_interval % n == 0 and n <= most)
     bar = tqdm.tqdm(total=args.total_timesteps, initial=step, unit="step", disable=None, smoothing=0.05)
-    begin, took, since = time.time(), 0.0, step
+    begin, clock, since = time.time(), time.time(), step
     while step < args.total_timesteps and not stop:
-        length, chunk_begin = min(size - step % size, args.total_timesteps - step), time.time()
+        length = min(size - step % size, args.total_timesteps - step)
         state, (taken, finite) = jax.block_until_ready(train_chunk(args, env_step, length, state))
         actions.append(np.asarray(taken, np.uint8))
-        took += time.time() - chunk_begin
         for late, i in np.argwhere(~np.asarray(finite).T)[:1]:
             where = f"in step {step + late + 1} of seed {seeds[i]} a loss was NaN or infinite"
             require(False, f"{where}; the checkpoint of step {max(checkpoints(folders[i]))} is kept in {folders[i]}")
         step += length
         if step % args.log_interval == 0:
-            due = args.eval_interval and step % args.eval_interval == 0
+            due, sps = args.eval_interval and step % args.eval_interval == 0, (step - since) / (time.time() - clock)
             evaluations = evaluate(args, state.learner, seeds, step, folders) if due else [{}] * len(seeds)
-            rows = [row | own for row, own in zip(metrics(args, state), evaluations, strict=True)]
-            for (folder, _, writer), row in zip(outputs, rows, strict=True):
-                row["charts/SPS"] = (step - since) / took
-                with open(folder / "metrics.csv", "a") as file:
-                    file.writelines(f"{step},{tag},{value:.9g}\n" for tag, value in row.items())
-                    file.flush()
-                    os.fsync(file.fileno())
+            rows = [row | own | {"charts/SPS": sps} for row, own in zip(metrics(args, state), evaluations, strict=True)]
+            for (folder, _, writer, lines), row in zip(outputs, rows, strict=True):
                 for tag, value in row.items():
                     writer.add_scalar(tag, value, step)
+                    lines.append(f"{step},{tag},{value:.9g}")
+                write(folder / "metrics.csv", "\n".join(["step,tag,value", *lines, ""]).encode())
             bar.set_postfix({tag: np.mean([x[tag] for x in rows if tag in x]) for tag in rows[0] if "return" in tag})
-            state, took, since = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals)), 0.0, step
+            state, clock, since = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals)), time.time(), step
         bar.update(length)
         if stop or step == args.total_timesteps or step % (args.checkpoint_interval or step + 1) == 0:
             for folder, own in zip(folders, np.concatenate(actions, 1), strict=True):
@@ -576,7 +561,4 @@ if __name__ == "__main__":
     try:
         main(tyro.cli(Args))
     except OSError as error:  # a folder that cannot be made, a full disk
-        require(
-            False,
-            f"cannot use {error.filename or 'the disk'}: {error.strerror or error}; what was saved before is kept",
-        )
+        require(False, f"cannot use {error.filename or 'the disk'}: {error.strerror or error}; what was saved is kept")

@@ -367,15 +367,14 @@ def checkpoints(folder):  # step -> path, newest first
 
 
 def start(folder, step, seeds):
-    """Takes a run's files back to its checkpoint: what a killed run wrote after it goes -> run.json, event writer."""
+    """Takes a run's files back to its checkpoint: what a killed run wrote after it goes -> its starts for run.json, the
+    writer of TensorBoard's events, the lines of metrics.csv."""
     stale = [path for newer, path in checkpoints(folder).items() if newer > step]
     for path in [*stale, *folder.rglob("*.tmp"), *folder.glob("events.out*"), *folder.glob("done")]:
         path.unlink()
-    csv, writer = folder / "metrics.csv", tensorboard.summary.Writer(str(folder))
-    rows = csv.read_text().split("\n")[1:-1] if step else []  # between the header and the end, perhaps half a row
-    rows = [row for row in rows if int(row.split(",")[0]) <= step]
-    write(csv, "\n".join(["step,tag,value", *rows, ""]).encode())
-    for at, tag, value in (row.split(",") for row in rows):
+    lines = [line for csv in folder.glob("metrics.csv") for line in csv.read_text().split("\n")[1:-1]]
+    lines, writer = [x for x in lines if int(x.split(",")[0]) <= step], tensorboard.summary.Writer(str(folder))
+    for at, tag, value in (line.split(",") for line in lines):
         writer.add_scalar(tag, float(value), int(at))
     git = "git describe --always --dirty --abbrev=40 --exclude='*'"  # a shell's, which may know none
     commit = subprocess.run(git, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
@@ -386,7 +385,8 @@ def start(folder, step, seeds):
     starts = json.loads((folder / "run.json").read_text()) if step else []
     if step and starts[-1]["layout"] != layout:
         print(f"{folder} goes on beside other seeds or on other hardware or versions: the same run only up to rounding")
-    return [*starts, {"command": shlex.join(sys.argv), "commit": commit, "layout": layout, "from_step": step}], writer
+    starts += [{"command": shlex.join(sys.argv), "commit": commit, "layout": layout, "from_step": step}]
+    return starts, writer, lines
 
 
 def named(state):  # its arrays by name, keys as numbers: what a file can hold
@@ -397,7 +397,7 @@ def named(state):  # its arrays by name, keys as numbers: what a file can hold
 def save(outputs, state, wall_s):
     """Writes a checkpoint of every seed, then removes all but the two newest: all seeds always share a whole one."""
     leaves = named(state)
-    for i, (folder, starts, writer) in enumerate(outputs):
+    for i, (folder, starts, writer, _) in enumerate(outputs):
         own = {name: x[i] if x.ndim else x for name, x in leaves.items()}
         own |= {name: x[: own["stored"]] for name, x in own.items() if name.startswith("replay/")}
         starts[-1] |= {"to_step": int(own["step"]), "wall_s": round(wall_s, 1)}
@@ -415,11 +415,10 @@ def restore(state, folders):
         arrays = {name: np.zeros_like(x) for name, x in named(state).items()}
         try:
             for i, own in enumerate(held):
-                saved = np.load(own[step])
+                saved, other = np.load(own[step]), f"{own[step].parent} is of another version of this script"
+                require(set(saved.files) == set(arrays), f"{other}; go on with that, or --overwrite")
                 for name, x in arrays.items():
                     x[(i, *map(slice, saved[name].shape))[: x.ndim]] = saved[name]  # of a ring, what it held
-        except KeyError:
-            require(False, f"{own[step].parent} is of another version of this script; go on with that, or --overwrite")
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
             continue
@@ -438,8 +437,7 @@ def check(args):  # before anything is written
     uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval
     require(not uneven, "--eval-interval and --checkpoint-interval must be multiples of --log-interval")
     n, d = fractions.Fraction(str(args.replay_ratio)).as_integer_ratio()
-    fits = n * d < 2**31 and args.total_timesteps * n < d * 2**31
-    require(fits, f"--replay-ratio {args.replay_ratio} has too many digits, or makes 2^31 updates or more")
+    require(n * d < 2**31 > args.total_timesteps * n / d, "--replay-ratio has too many digits, or makes 2^31 updates")
     require(args.learning_starts <= args.total_timesteps, "--learning-starts lies after the end, --total-timesteps")
     enough = args.batch_size <= min(args.buffer_size, args.learning_starts)
     require(enough, f"--batch-size {args.batch_size} is more than what is stored when learning starts")
@@ -485,29 +483,25 @@ def main(args: Args):
     most = max(1, 5000 / (max(1, args.replay_ratio) * len(seeds)))  # steps, of seconds, until a signal is served
     size = max(n for n in range(1, args.log_interval + 1) if args.log_interval % n == 0 and n <= most)
     bar = tqdm.tqdm(total=args.total_timesteps, initial=step, unit="step", disable=None, smoothing=0.05)
-    begin, took, since, one_step = time.time(), 0.0, step, partial(env_step, args)
+    begin, clock, since, one_step = time.time(), time.time(), step, partial(env_step, args)
     while step < args.total_timesteps and not stop:
-        length, chunk_begin = min(size - step % size, args.total_timesteps - step), time.time()
+        length = min(size - step % size, args.total_timesteps - step)
         state, finite = jax.block_until_ready(train_chunk(args, one_step, length, state))
-        took += time.time() - chunk_begin
         for late, i in np.argwhere(~np.asarray(finite).T)[:1]:
             where = f"in step {step + late + 1} of seed {seeds[i]} a loss was NaN or infinite"
             require(False, f"{where}; the checkpoint of step {max(checkpoints(folders[i]))} is kept in {folders[i]}")
         step += length
         if step % args.log_interval == 0:
-            due = args.eval_interval and step % args.eval_interval == 0
+            due, sps = args.eval_interval and step % args.eval_interval == 0, (step - since) / (time.time() - clock)
             evaluations = evaluate(args, state.learner.network, seeds, step, folders) if due else [{}] * len(seeds)
-            rows = [row | own for row, own in zip(metrics(args, state), evaluations, strict=True)]
-            for (folder, _, writer), row in zip(outputs, rows, strict=True):
-                row["charts/SPS"] = (step - since) / took
-                with open(folder / "metrics.csv", "a") as file:
-                    file.writelines(f"{step},{tag},{value:.9g}\n" for tag, value in row.items())
-                    file.flush()
-                    os.fsync(file.fileno())
+            rows = [row | own | {"charts/SPS": sps} for row, own in zip(metrics(args, state), evaluations, strict=True)]
+            for (folder, _, writer, lines), row in zip(outputs, rows, strict=True):
                 for tag, value in row.items():
                     writer.add_scalar(tag, value, step)
+                    lines.append(f"{step},{tag},{value:.9g}")
+                write(folder / "metrics.csv", "\n".join(["step,tag,value", *lines, ""]).encode())
             bar.set_postfix({tag: np.mean([x[tag] for x in rows if tag in x]) for tag in rows[0] if "return" in tag})
-            state, took, since = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals)), 0.0, step
+            state, clock, since = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals)), time.time(), step
         bar.update(length)
         if stop or step == args.total_timesteps or step % (args.checkpoint_interval or step + 1) == 0:
             save(outputs, state, time.time() - begin)
@@ -524,7 +518,4 @@ if __name__ == "__main__":
     try:
         main(tyro.cli(Args))
     except OSError as error:  # a folder that cannot be made, a full disk
-        require(
-            False,
-            f"cannot use {error.filename or 'the disk'}: {error.strerror or error}; what was saved before is kept",
-        )
+        require(False, f"cannot use {error.filename or 'the disk'}: {error.strerror or error}; what was saved is kept")

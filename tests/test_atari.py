@@ -27,7 +27,8 @@ FRAME = jnp.zeros((84, 84), jnp.uint8)
 def test_convolution_is_flax(dqn_atari, shape, size, stride):
     """The same parameters, results and gradients, by names and shapes, for even and odd images."""
     x = jax.random.normal(jax.random.key(0), (3, *shape))
-    ours, theirs = dqn_atari.StridedConv(5, size, stride), nn.Conv(5, (size, size), (stride, stride))
+    theirs = nn.Conv(5, (size, size), (stride, stride))
+    ours = theirs.clone(conv_general_dilated=dqn_atari.convolve)
     params = ours.init(jax.random.key(1), x[0])
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, theirs.init(jax.random.key(1), x[0]))
     params = jax.tree.map(lambda x: x + 0.1, params)  # biases, too
@@ -104,13 +105,13 @@ def idle(args, learner, *given):  # in place of `update` where it is never calle
     return learner, *priorities, {"losses/none": jnp.zeros(())}
 
 
-def play_stream(script, args, seed, steps, watch=lambda state: None):
+def play_stream(script, args, seed, steps, watch=lambda state: None, update=idle):
     """Steps a State through a stream without learning -> State, what `watch` makes of it after each step, and what
     plain Python saw: of each step the whole stack, action, clipped reward, ends, and the whole stack after it; None of
     one that only resets."""
     first, out = stream(steps, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script, "update", idle)
+        patch.setattr(script, "update", update)
         state = script.init_state(args, 3, jnp.asarray(first))
         step = jax.jit(lambda state, out: script.train_step(args, lambda action: out, state, None))
         return play_out(args, state, step, first, out, watch)

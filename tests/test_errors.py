@@ -153,7 +153,7 @@ def test_a_full_disk(finished, tmp_path):
     limited = ["bash", "-c", f'ulimit -f {size // 2048}; exec "$@"', "-", *command("sac", **options)]
     done = subprocess.run(limited, capture_output=True, text=True, env=environment(), timeout=600)
     assert done.returncode == 2, done.stderr
-    assert "what was saved before is kept" in done.stderr and "Traceback" not in done.stderr
+    assert "what was saved is kept" in done.stderr and "Traceback" not in done.stderr
     for folder in (tmp_path / "runs").iterdir():
         names = sorted(path.name for path in folder.iterdir())
         assert not [name for name in names if name.endswith(".tmp")] and "checkpoint_0000000100.npz" in names
