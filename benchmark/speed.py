@@ -13,6 +13,7 @@ sbx       SAC against SBX (Stable Baselines Jax) on a MuJoCo task of Gymnasium t
 minatar   dqn.py and rainbow.py on Breakout of MinAtar, one core and thread: updates and environment steps per second,
           with a replay of 10,000, 100,000 and 1,000,000 transitions, and with five seeds in one program
 atari     dqn_atari.py, drq_eps.py and der.py on Breakout of Atari, one core and thread, with the published widths
+spr       spr.py, sr_spr.py and bbf.py in the same way, with one seed and with five: on request, and meant for GPUs
 
 Every program is a process of its own. Those of a comparison are compiled and warmed up first; then they work in turns,
 while the others sleep, since machines are noisy: a ratio is taken within a turn, and given with its spread over turns.
@@ -37,7 +38,7 @@ import tyro
 
 from benchmark.jobs import require
 
-PARTS = ("own", "buffers", "bound", "pinned", "sbx", "minatar", "atari")
+PARTS = ("own", "buffers", "bound", "pinned", "sbx", "minatar", "atari", "spr")
 PINNED = {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"} | dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"
 )
@@ -53,8 +54,8 @@ class Args:
     """the task of the comparison with SBX: known to EnvPool and, with MuJoCo, to Gymnasium"""
     sbx_python: str = ".venv/sbx/bin/python"
     """the Python that has SBX, from requirements-sbx.txt; `make speed` installs it"""
-    parts: tuple[str, ...] = PARTS
-    """what to measure, of own, buffers, bound, pinned, sbx, minatar and atari"""
+    parts: tuple[str, ...] = PARTS[:-1]
+    """what to measure, of own, buffers, bound, pinned, sbx, minatar, atari and spr"""
     ratios: tuple[int, ...] = (1, 8, 32)
     """replay ratios of own; the other parts take the first two"""
     seeds: int = 5
@@ -451,10 +452,16 @@ def measure_minatar(args, note, cores):
     table(["script", "seeds", "ratio", "replay", "seed-updates/s", "seed-steps/s", "share", "MB"], rows)
 
 
-def measure_atari(args, note, cores):
-    programs = [("dqn_atari", 1, 10_000), ("dqn_atari", 1, 100_000), ("dqn_atari", args.seeds, 100_000)]
-    programs += [("drq_eps", 1, 100_000), ("der", 1, 100_000)]
-    workers = {}
+def atari_programs(part, seeds):
+    """[(script, seeds, replay)] of a part; the others are compared with the first."""
+    if part == "spr":
+        return [(name, n, 10_000) for name in ("spr", "sr_spr", "bbf") for n in (1, seeds)]
+    sizes = [(1, 100_000), (1, 10_000), (seeds, 100_000)]
+    return [("dqn_atari", *size) for size in sizes] + [("drq_eps", 1, 100_000), ("der", 1, 100_000)]
+
+
+def measure_atari(args, note, cores, part):
+    programs, workers = atari_programs(part, args.seeds), {}
     for name, seeds, size in programs:
         work = {"program": "atari", "script": f"algos/{name}.py", "env_id": "Breakout-v5"}
         work |= {"seeds": seeds, "ratio": 1, "buffer_size": size}
@@ -463,13 +470,12 @@ def measure_atari(args, note, cores):
     found, rows = in_turns(args, workers), []
     for (name, seeds, size), own in found.items():
         what = {"env_id": "Breakout-v5", "seeds": seeds, "replay_ratio": 1, "buffer_size": size}
-        note("atari", own, program=name, **what | {"batch_size": 32, "hidden_dim": 512})
-        share = spread(over(own, found["dqn_atari", 1, 100_000]))
+        note(part, own, program=name, **what | {"batch_size": 32, "hidden_dim": 2048 if name == "bbf" else 512})
+        share = spread(over(own, found[programs[0]]))
         floor = seeds * size * (84 * 84 + 12) / 2**20  # MB of the replay
         cells = [spread(own["rates"], 1), share, f"{own['env_us']:.0f}", own["memory_mb"], f"{floor:.0f}"]
         rows.append([name, seeds, f"{size:,}", *cells])
-    print("Breakout of Atari, batch 32, one core and thread, ratio 1. Share: of dqn_atari.py's speed with one seed and")
-    print("100,000 steps in the replay.\n")
+    print("Breakout of Atari, batch 32, one core and thread, ratio 1. Share: of the first row's speed.\n")
     table(["script", "seeds", "replay", "seed-updates/s", "share", "environment us", "MB", "of it replay"], rows)
 
 
@@ -502,7 +508,7 @@ def main(args: Args):
 
     print(f"{cpu}, {len(cores)} cores, commit {commit[:7]}, {machine['date']}.")
     print(f"Median of {args.rounds} turns of {args.seconds:g} s each (least to most).\n", flush=True)
-    if {*args.parts} - {"minatar", "atari"}:
+    if {*args.parts} - {"minatar", "atari", "spr"}:
         print(f"Batch {args.batch_size}, two hidden layers of {args.hidden_dim}:\n", flush=True)
     if "own" in args.parts:
         print(f"{args.script} on {args.env_id}:\n", flush=True)
@@ -517,8 +523,9 @@ def main(args: Args):
         measure_sbx(args, note, cores)
     if "minatar" in args.parts:
         measure_minatar(args, note, cores)
-    if "atari" in args.parts:
-        measure_atari(args, note, cores)
+    for part in ("atari", "spr"):
+        if part in args.parts:
+            measure_atari(args, note, cores, part)
     if args.json:
         with open(args.json, "a") as file:
             file.writelines(f"{line}\n" for line in lines)

@@ -59,10 +59,19 @@ SMALL_ATARI = SMALL | {
 }
 
 
+# SPR and its children: resets at 67 and 134 steps; wider nets are too slow for a test.
+SMALL_SPR = SMALL_ATARI | {"exploration_steps": 50, "hidden_dim": 8, "jumps": 2, "n_step": 3}
+del SMALL_SPR["target_interval"]
+SMALL_SR_SPR = SMALL_SPR | {"reset_interval": 100, "resets_end": 200}
+SMALL_BBF = SMALL_SR_SPR | {"width": 1, "batch_size": 2, "anneal_updates": 50}
+del SMALL_BBF["channels"]
+
+
 def small(script):
     """Small arguments for a script: on gymnax, on Atari, or on a pool of other tasks."""
     text = (ROOT / "algos" / f"{script}.py").read_text()
-    return SMALL_GYMNAX if "gymnax.make" in text else SMALL_ATARI if "def make_atari" in text else SMALL
+    on_atari = {"spr": SMALL_SPR, "sr_spr": SMALL_SR_SPR, "bbf": SMALL_BBF}.get(script, SMALL_ATARI)
+    return SMALL_GYMNAX if "gymnax.make" in text else on_atari if "def make_atari" in text else SMALL
 
 
 def load(name):
@@ -130,6 +139,21 @@ def der():
 
 
 @pytest.fixture(scope="session")
+def spr():
+    return load("spr")
+
+
+@pytest.fixture(scope="session")
+def bbf():
+    return load("bbf")
+
+
+@pytest.fixture(scope="session")
+def sr_spr():
+    return load("sr_spr")
+
+
+@pytest.fixture(scope="session")
 def rlax():
     """Its losses. The package of its distributions does not run beside this JAX: of that they need a cross-entropy."""
 
@@ -152,7 +176,7 @@ def sr_sac():
 
 def pytest_collection_modifyitems(items):
     """The longest files first: two processes take a file at a time, and should end together."""
-    longest = "test_resume test_dqn test_scripts test_atari test_sweep test_docs test_seeds test_video".split()
+    longest = "test_resume test_dqn test_spr test_scripts test_atari test_sweep test_docs test_seeds test_video".split()
     order = {name: place for place, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 

@@ -19,6 +19,7 @@ from conftest import (
     SMALL,
     SMALL_ATARI,
     SMALL_GYMNAX,
+    SMALL_SR_SPR,
     assert_same,
     command,
     environment,
@@ -35,7 +36,8 @@ OPTIONS = {
     "dqn": SMALL_GYMNAX,
     "rainbow": SMALL_GYMNAX,
     "der": SMALL_ATARI,
-}  # resets at 100, 200, 300
+    "sr_spr": SMALL_SR_SPR,
+}  # resets at 100, 200, 300; of sr_spr at 67 and 134
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_killed_inside_its_acts(undisturbed, tmp_path):
     assert_same(results(tmp_path), undisturbed("sr_sac")[0])
 
 
-@pytest.mark.parametrize("script", ["sac", "sr_sac", "dqn", "rainbow", "der"])
+@pytest.mark.parametrize("script", ["sac", "sr_sac", "dqn", "rainbow", "der", "sr_spr"])
 def test_killed_at_random_moments(script, undisturbed, tmp_path):
     expected, took = undisturbed(script)
     dice, options = random.Random(script), OPTIONS[script] | {"runs_dir": tmp_path}

@@ -55,7 +55,7 @@ def test_end_to_end(tmp_path):
             ["--sbx-python", "/nowhere/python"],
             "no SBX at /nowhere/python: `make speed` installs it; without it: --parts",
         ),
-        (["--parts", "own", "gpu"], "--parts takes own, buffers, bound, pinned, sbx, minatar, atari, not gpu"),
+        (["--parts", "own", "gpu"], "--parts takes own, buffers, bound, pinned, sbx, minatar, atari, spr, not gpu"),
         (["--parts", "own", "--rounds", "0"], "must be positive"),
     ],
 )
