@@ -53,8 +53,8 @@ class Args:
 
 
 def convolve(x, kernel, strides, padding, **_):
-    """For `nn.Conv`, kernels of whole strides: a product for each shift of blocks of stride x stride pixels.
-    XLA's own convolution is slow in a loop on CPUs."""
+    """For `nn.Conv` without dilation and groups, its kernels of whole strides: a product for each shift of blocks of
+    stride x stride pixels. XLA's own convolution is slow in a loop on CPUs."""
     (size, _, channels, features), stride = kernel.shape, strides[0]
     x = jnp.pad(x, [(0, 0), *jax.lax.padtype_to_pads(x.shape[1:3], (size, size), strides, padding), (0, 0)])
     n, (_, high, wide, _) = size // stride, np.array(x.shape) // stride
@@ -396,6 +396,7 @@ def start(folder, step, seeds):
         path.unlink()
     lines = [line for csv in folder.glob("metrics.csv") for line in csv.read_text().split("\n")[1:-1]]
     lines, writer = [x for x in lines if int(x.split(",")[0]) <= step], tensorboard.summary.Writer(str(folder))
+    write(folder / "metrics.csv", "\n".join(["step,tag,value", *lines, ""]).encode())
     for at, tag, value in (line.split(",") for line in lines):
         writer.add_scalar(tag, float(value), int(at))
     git = "git describe --always --dirty --abbrev=40 --exclude='*'"  # a shell's, which may know none

@@ -399,6 +399,7 @@ def start(folder, step, seeds):
         path.unlink()
     lines = [line for csv in folder.glob("metrics.csv") for line in csv.read_text().split("\n")[1:-1]]
     lines, writer = [x for x in lines if int(x.split(",")[0]) <= step], tensorboard.summary.Writer(str(folder))
+    write(folder / "metrics.csv", "\n".join(["step,tag,value", *lines, ""]).encode())
     for at, tag, value in (line.split(",") for line in lines):
         writer.add_scalar(tag, float(value), int(at))
     git = "git describe --always --dirty --abbrev=40 --exclude='*'"  # a shell's, which may know none

@@ -55,6 +55,10 @@ def test_sizes_of_the_networks(dqn_atari, drq_eps, der):
     bound = (6 / (7744 + 512)) ** 0.5
     kernel = np.asarray(params["XavierDense_0"]["kernel"])
     assert 0.99 * bound < np.abs(kernel).max() <= bound and not np.asarray(params["XavierDense_0"]["bias"]).any()
+    for i, (size, inputs, outputs) in enumerate([(8, 4, 32), (4, 32, 64), (3, 64, 64)]):
+        layer = params["NatureEncoder_0"][f"Conv_{i}"]
+        bound = (6 / (size * size * (inputs + outputs))) ** 0.5
+        assert 0.99 * bound < np.abs(layer["kernel"]).max() <= bound and not np.asarray(layer["bias"]).any()
 
 
 def test_noisy_layer(der):

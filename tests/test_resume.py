@@ -63,12 +63,18 @@ def die(script, act, count, **options):
 
 def test_killed_inside_its_acts(undisturbed, tmp_path):
     """One run, killed again and again where it hurts: within a checkpoint, between those of two seeds, between them and
-    the clean-up, in an evaluation, in a log; then with half a row and half an action at the ends of its files."""
+    the clean-up, in an evaluation, in a log, between two seeds' logs; then with half a row and half an action at the
+    ends of its files."""
     options = OPTIONS["sr_sac"] | {"runs_dir": tmp_path}
     die("sr_sac", "savez", 2, **options)  # the very first checkpoint, of the second seed
     die("sr_sac", "savez", 6, **options)  # steps 0 and 50 are whole, at 100 only the first seed is
     die("sr_sac", "evaluate", 1, **options)
-    die("sr_sac", "renamed", 13, **options)  # after some checkpoint or run.json took its place
+    # The files that take their places, of both seeds each: args.json, metrics.csv at the start and of a log, actions.
+    die("sr_sac", "renamed", 5, **options)  # the first seed has logged, the second one has not
+    die("sr_sac", "renamed", 10, **options)  # then run.json and checkpoint of the first seed
+    die("sr_sac", "renamed", 12, **options)  # and of the second: the clean-up is still to come
+    held = [sorted(path.name for path in folder.glob("checkpoint*")) for folder in tmp_path.iterdir()]
+    assert held == [[f"checkpoint_{step:010d}.npz" for step in (0, 50, 100)]] * 2
     die("sr_sac", "log", 120, **options)
     die("sr_sac", "unlink", 9, **options)
     for folder in tmp_path.iterdir():

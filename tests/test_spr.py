@@ -213,6 +213,18 @@ def test_sizes_of_the_networks(spr, sr_spr, bbf):
                 assert encoder + transition + layers + dense(hidden, hidden) == pytest.approx(about, rel=0.01)
 
 
+@pytest.mark.parametrize("script", SCRIPTS, indirect=True)
+def test_initial_weights(script):
+    """Convolutions and the predictor are Xavier-uniform, with biases of 0; so are BBF's dense layers."""
+    args = script.Args(env_id="Breakout-v5", hidden_dim=64, buffer_size=50)
+    params = roles(script.init_learner(args, jax.random.key(0), jnp.zeros((4, 84, 84), jnp.uint8)).network["params"])
+    for role, layer in params.items():
+        if "kernel_sigma" not in layer:
+            *size, inputs, outputs = layer["kernel"].shape
+            bound = (6 / (np.prod(size) * (inputs + outputs))) ** 0.5
+            assert 0.97 * bound < np.abs(layer["kernel"]).max() <= bound and not np.any(layer["bias"]), role
+
+
 def test_noise(spr):
     """Values have noise if given a key for it, another one for another key; predictions are of means alone."""
     args = tiny(spr)
