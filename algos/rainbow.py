@@ -104,9 +104,10 @@ class RainbowNetwork(nn.Module):
                 sigma = nn.initializers.constant(args.noise_scale / x.size**0.5)
                 kernel_sigma, bias_sigma = parameter("kernel_sigma", sigma, x.size), parameter("bias_sigma", sigma)
                 if self.has_rng("noise"):
-                    noise = jax.random.normal(self.make_rng("noise"), (features + x.size,))
-                    noise = jnp.sign(noise) * jnp.sqrt(jnp.abs(noise))
-                    kernel += kernel_sigma * jnp.outer(noise[:features], noise[features:])
+                    noise = jax.random.normal(self.make_rng("noise"), (2, (features + x.size + 1) // 2))
+                    # A loop of two turns: XLA would fuse this with the product, and compute it anew for each weight.
+                    noise = jax.lax.map(lambda z: jnp.sign(z) * jnp.sqrt(jnp.abs(z)), noise).reshape(-1)
+                    kernel += kernel_sigma * jnp.outer(noise[:features], noise[features : features + x.size])
                     bias += bias_sigma * noise[:features]
             return kernel @ x + bias
 
