@@ -65,8 +65,8 @@ def convolve(x, kernel, strides, padding, **_):
 
 
 class NoisyDense(nn.Module):
-    """A dense layer whose parameters have noise, given a key for it: one draw for each input and output; how much of it
-    each takes is learnt. Fortunato et al. 2018, "Noisy Networks", equations 9 to 11."""
+    """A dense layer whose parameters have noise, given a key: one draw for each input and output; how much of it each
+    takes is learnt. Fortunato et al. 2018, "Noisy Networks", equations 9 to 11. Looped, lest XLA draw per weight."""
 
     features: int
     noise_scale: float
@@ -78,9 +78,9 @@ class NoisyDense(nn.Module):
         kernel, bias = self.param("kernel", uniform, shape), self.param("bias", uniform, shape[:1])
         scales = self.param("kernel_sigma", sigma, shape), self.param("bias_sigma", sigma, shape[:1])
         if noisy and self.has_rng("noise"):
-            noise = jax.random.normal(self.make_rng("noise"), (sum(shape),))
-            noise = jnp.sign(noise) * jnp.sqrt(jnp.abs(noise))
-            kernel += scales[0] * jnp.outer(noise[: self.features], noise[self.features :])
+            noise = jax.random.normal(self.make_rng("noise"), (2, (sum(shape) + 1) // 2))
+            noise = jax.lax.map(lambda z: jnp.sign(z) * jnp.sqrt(jnp.abs(z)), noise).reshape(-1)
+            kernel += scales[0] * jnp.outer(noise[: self.features], noise[self.features : sum(shape)])
             bias += scales[1] * noise[: self.features]
         return kernel @ x + bias
 
