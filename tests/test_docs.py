@@ -43,7 +43,7 @@ def flags_of(program):
 
 @functools.cache
 def programs():
-    commands = [path.stem for path in (ROOT / "benchmark").glob("*.py") if "tyro.cli" in path.read_text()]
+    commands = [path.stem for path in (ROOT / "benchmark").glob("*.py") if "class Args" in path.read_text()]
     return [*SCRIPTS, *commands]
 
 
@@ -62,7 +62,7 @@ def unknown_flags(markdown):
         named = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", text))
         found += [name for name in named if name.replace("--no-", "--") not in every and name not in FOREIGN]
         for line in re.findall(r"python (?:algos/|-m benchmark\.)[^\n`]*", text):
-            program = re.match(r"python (?:algos/|-m benchmark\.)(\w+)", line)[1]
+            program = re.match(r"python (?:algos/|-m benchmark\.(?:churn )?)(\w+)", line)[1]  # churn takes a script's
             own, _, passed = line.split("#")[0].partition(" -- ")
             if program in programs():
                 every_script = set().union(*map(flags_of, SCRIPTS))
@@ -88,6 +88,9 @@ def test_a_flag_that_does_not_exist_is_seen():
     assert unknown_flags("    python algos/sr_sac.py --reset-interval 3\n") == []
     assert unknown_flags("`python -m benchmark.sweep --suite x -- --suite y`") == ["sweep: --suite"]
     assert unknown_flags("`python algos/sca.py`") == ["no program sca"]
+    assert unknown_flags("`python -m benchmark.churn spr --num-seeds 2 --reset-interval 3`") == [
+        "spr: --reset-interval"
+    ]
 
 
 def broken_paths(name, markdown):
