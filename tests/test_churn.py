@@ -48,15 +48,6 @@ def test_churn_against_greedy_actions_of_each_row(spr):
     assert len(set(map(float, found.values()))) == 5, "shares that could be taken for one another"
 
 
-def test_no_change_no_churn(sr_spr):
-    """Steps too small for any action to change; the target network is a copy."""
-    args = tiny(sr_spr, learning_rate=1e-30, tau=1.0)
-    state = played(sr_spr, args, 9, 60)[0].replace(learner=learner(sr_spr, args, 0))
-    found = jax.jit(partial(churn, sr_spr, args))(1, state)
-    assert found["online"] == found["target"] == 0 and found["agreement"] == 1
-    assert found["off_policy_online"] == found["off_policy_target"] > 0
-
-
 def test_bbf_has_the_same_parts(bbf):
     args = tiny(bbf)
     state = jax.eval_shape(lambda: bbf.init_state(args, 1, np.zeros((84, 84), np.uint8)))
