@@ -554,5 +554,5 @@ def main(args: Args):
 if __name__ == "__main__":
     try:
         main(tyro.cli(Args))
-    except OSError as error:  # a folder that cannot be made, a full disk
-        require(False, f"cannot use {error.filename or 'the disk'}: {error.strerror or error}; what was saved is kept")
+    except OSError as error:  # a folder that cannot be made, a full disk, a closed pipe
+        require(False, f"cannot use {error.filename or 'an output'}: {error.strerror or error}; what was saved is kept")

@@ -81,7 +81,7 @@ def main():
     try:
         script.main(tyro.cli(script.Args, prog=f"benchmark.churn {name}", args=sys.argv[2:]))
     except OSError as error:
-        require(False, f"cannot use {error.filename or 'the disk'}: {error.strerror or error}; what was saved is kept")
+        require(False, f"cannot use {error.filename or 'an output'}: {error.strerror or error}; what was saved is kept")
 
 
 if __name__ == "__main__":
