@@ -3,15 +3,17 @@
     python -m benchmark.churn sr_spr --env-id Pong-v5 --replay-ratio 2
 
 trains as `python algos/sr_spr.py` does with the same flags, to the same bits, and logs five more values for each seed
-at every log once learning has begun. The greedy actions in 256 rows of the replay, without noise and augmentation, are
-taken before and after the gradient updates of one step (one at least), which are made on the side and thrown away:
+at every log once learning has begun. Greedy actions, without noise and augmentation, are taken in 256 rows of the
+replay before and after the gradient updates of the next step (one at least), which are made on the side and thrown
+away:
 
 churn/online, churn/target         share of rows in which the online, the target network chooses another action after
-churn/agreement                    share in which both networks choose the same action, before
-churn/off_policy_online, _target   share in which that choice is not the action that the replay holds, before
+churn/agreement                    share in which both networks choose the same action, after
+churn/off_policy_online, _target   share in which that choice is not the action that the replay holds, after
 
-Source: Schaul et al. 2022, "The Phenomenon of Policy Churn"; these values are those that BBF's code has, too. A reset
-that falls due is not counted. A run may be stopped and go on with or without this measurement.
+Sources: Schaul et al. 2022, "The Phenomenon of Policy Churn", which counts per update; the five quantities are those of
+BBF's code, which counts over a group of batches. A reset that falls due is not counted. A run may be stopped and go on
+with or without this measurement, whose time is in run.json's but not in charts/SPS.
 """
 
 import sys
@@ -42,10 +44,10 @@ def churn(script, args, updates, state):
 
     update = partial(script.update, args, state.replay, update_key)
     after = jax.lax.fori_loop(0, updates, update, (state.learner, state.priorities, state.totals))[0]
-    online, target = greedy(state.learner.network), greedy(state.learner.target_network)
+    online, target = greedy(after.network), greedy(after.target_network)
     differs = {
-        "online": greedy(after.network) != online,
-        "target": greedy(after.target_network) != target,
+        "online": online != greedy(state.learner.network),
+        "target": target != greedy(state.learner.target_network),
         "off_policy_online": online != held,
         "off_policy_target": target != held,
     }
@@ -78,8 +80,10 @@ def main():
     require(name in SCRIPTS, f"churn is measured of {', '.join(SCRIPTS)}; give one of them, then its flags")
     script = load(ROOT / "algos" / f"{name}.py")
     script.metrics = with_churn(script)
+    args = tyro.cli(script.Args, prog=f"benchmark.churn {name}", args=sys.argv[2:])
+    sys.argv[:1] = ["-m", "benchmark.churn"]  # the command that run.json will hold
     try:
-        script.main(tyro.cli(script.Args, prog=f"benchmark.churn {name}", args=sys.argv[2:]))
+        script.main(args)
     except OSError as error:
         require(False, f"cannot use {error.filename or 'an output'}: {error.strerror or error}; what was saved is kept")
 

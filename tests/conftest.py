@@ -176,8 +176,8 @@ def sr_sac():
 
 def pytest_collection_modifyitems(items):
     """The longest files first: two processes take a file at a time, and should end together."""
-    longest = "test_resume test_dqn test_spr test_scripts test_atari test_sweep test_docs test_seeds test_video".split()
-    order = {name: place for place, name in enumerate(longest)}
+    longest = "resume dqn spr scripts atari sweep churn docs seeds video".split()
+    order = {f"test_{name}": place for place, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 

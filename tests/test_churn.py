@@ -1,9 +1,12 @@
 """Policy churn: the shares against greedy actions taken row by row, and a measured run against one left alone."""
 
+import json
 import os
 import subprocess
 import sys
+from collections import namedtuple
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,14 +14,14 @@ import pytest
 from conftest import ROOT, SMALL_SPR, assert_same, environment, flags, results, run
 from test_spr import learner, played, tiny
 
-from benchmark.churn import ROWS, churn
+from benchmark.churn import ROWS, churn, with_churn
 
 NAMES = {"online", "target", "agreement", "off_policy_online", "off_policy_target"}
 
 
 def test_churn_against_greedy_actions_of_each_row(spr):
     """Two updates by hand, then every row of the replay once; shares of the 256 rows that the key draws."""
-    args = tiny(spr, learning_rate=0.005, tau=0.5, replay_ratio=2)
+    args = tiny(spr, learning_rate=0.002, tau=0.5, replay_ratio=2)
     state = played(spr, args, 9, 150)[0]
     state = state.replace(learner=learner(spr, args, 2).replace(target_network=learner(spr, args, 3).network))
     found = jax.jit(partial(churn, spr, args))(2, state)
@@ -38,9 +41,9 @@ def test_churn_against_greedy_actions_of_each_row(spr):
     expected = {
         "online": online_after != online,
         "target": target_after != target,
-        "agreement": online == target,
-        "off_policy_online": online != held,
-        "off_policy_target": target != held,
+        "agreement": online_after == target_after,
+        "off_policy_online": online_after != held,
+        "off_policy_target": target_after != held,
     }
     assert ROWS == 256 and set(found) == NAMES
     assert found == {name: pytest.approx(x[at].mean(), abs=1e-6) for name, x in expected.items()}
@@ -55,6 +58,21 @@ def test_bbf_has_the_same_parts(bbf):
     assert {(name, x.shape, x.dtype.name) for name, x in found.items()} == {(name, (), "float32") for name in NAMES}
 
 
+def test_values_go_to_their_seeds(monkeypatch):
+    """The updates of the next step, one at least; nothing before learning; beside the script's own."""
+    state = namedtuple("State", ("step", "x"))
+    script = SimpleNamespace(AXES=state(None, 0))
+    script.metrics = lambda args, state: iter([{"own": 1}, {"own": 2}])
+    script.updates_by = lambda args, step: step * args.replay_ratio // 1
+    monkeypatch.setattr("benchmark.churn.churn", lambda script, args, n, state: {"online": 10 * state.x + n})
+    args = namedtuple("Args", ("learning_starts", "replay_ratio"))
+    rows = lambda step, ratio: list(with_churn(script)(args(20, ratio), state(np.int32(step), np.arange(2))))
+    assert rows(19, 2) == [{"own": 1}, {"own": 2}]
+    assert rows(20, 2) == [{"own": 1, "churn/online": 2}, {"own": 2, "churn/online": 12}]
+    assert [row["churn/online"] for step in (21, 22, 23) for row in rows(step, 0.5)] == [1, 11] * 3
+    assert [row["churn/online"] for step in (20, 21) for row in rows(step, 1.5)] == [1, 11, 2, 12]
+
+
 def measured(*words, expect=0):
     words = [sys.executable, "-m", "benchmark.churn", *words]
     path = os.pathsep.join([str(ROOT), environment()["PYTHONPATH"]])
@@ -65,10 +83,12 @@ def measured(*words, expect=0):
 
 def test_a_measured_run_is_the_run(tmp_path):
     """To the bit, but for the five values: from the first log with learning on, for each seed at each log."""
-    options = SMALL_SPR | {"total_timesteps": 150, "eval_interval": 0, "max_episode_steps": 1000}
+    options = SMALL_SPR | {"total_timesteps": 150, "replay_ratio": 2, "eval_interval": 0, "max_episode_steps": 1000}
     run("spr", runs_dir=tmp_path / "plain", **options)
     said = measured("spr", *flags(runs_dir=tmp_path / "measured", **options))
     assert "seed 2: 150 steps done" in said
+    [path, _] = (tmp_path / "measured").glob("*/run.json")
+    assert json.loads(path.read_text())[0]["command"].startswith("-m benchmark.churn spr --runs-dir")
     plain, found = (results(tmp_path / name) for name in ("plain", "measured"))
     for own in found.values():
         rows = [row for row in own["metrics.csv"] if row[1].startswith("churn/")]
