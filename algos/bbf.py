@@ -68,8 +68,7 @@ def convolve(x, kernel, strides, padding, **_):
     n, (_, high, wide, _) = size // stride, np.array(x.shape) // stride
     x = x.reshape(-1, high, stride, wide, stride, channels).swapaxes(2, 3).reshape(-1, high, wide, stride**2 * channels)
     kernel = kernel.reshape(n, stride, n, stride, channels, features).swapaxes(1, 2).reshape(n, n, -1, features)
-    shifts = [x[:, i : high - n + 1 + i, j : wide - n + 1 + j] @ kernel[i, j] for i in range(n) for j in range(n)]
-    return sum(shifts)
+    return sum(x[:, i : high - n + 1 + i, j : wide - n + 1 + j] @ kernel[i, j] for i in range(n) for j in range(n))
 
 
 class BBFNetwork(nn.Module):
@@ -235,7 +234,7 @@ def update(args, replay, key, i, carry):
     """The i-th gradient update of a step on (learner, priorities, totals) -> these. Rainbow's loss on rows drawn by
     priority and that of the predictions (paper, "Self-Predictive Representations"); each stack is augmented apart."""
     (old, priorities, totals), (draw_key, augment_key) = carry, jax.random.split(jax.random.fold_in(key, i))
-    index, weights = draw(args, priorities, draw_key)
+    (index, weights), apply = draw(args, priorities, draw_key), BBFNetwork(args).apply
     share = jnp.minimum(optax.tree.get(old.opt, "count") / args.anneal_updates, 1)  # of the way
     n = jnp.round(args.n_step ** (1 - share) * args.n_step_end**share)
     gamma = 1 - (1 - args.gamma_start) ** (1 - share) * (1 - args.gamma) ** share
@@ -259,13 +258,13 @@ def update(args, replay, key, i, carry):
         info = {"losses/q_loss": (weights * losses).mean(), "losses/spr_loss": spr.mean(), "losses/q_values": q.mean()}
         return (weights * (losses + args.spr_weight * spr)).mean(), (losses, info)
 
-    apply = BBFNetwork(args).apply
     grad, (losses, info) = jax.grad(loss, has_aux=True)(old.network)
     change, opt = optimizer(args).update(grad, old.opt, old.network)
     network = optax.apply_updates(old.network, change)
     learner = Learner(network, optax.incremental_update(network, old.target_network, args.tau), opt)
     totals |= {tag: totals[tag] + x for tag, x in (info | {"updates": 1}).items()}
-    return learner, priorities.at[index].set((losses + 1e-10) ** 0.5), totals
+    first = (index[:, None] == index).argmax(1)  # a row that stands twice gets one priority, in whichever order
+    return learner, priorities.at[index].set((losses[first] + 1e-10) ** 0.5), totals
 
 
 def updates_by(args, step):  # floor(step * replay_ratio), exact in integers, of Python's or JAX's kind
@@ -475,11 +474,12 @@ def restore(state, folders):
     for step in [step for step in held[0] if all(step in own for own in held)]:
         arrays = {name: np.zeros_like(x) for name, x in named(state).items()}
         try:
-            for i, own in enumerate(held):
-                saved, other = np.load(own[step]), f"{own[step].parent} is of another version of this script"
-                require(set(saved.files) == set(arrays), f"{other}; go on with that, or --overwrite")
+            for i, path in enumerate(own[step] for own in held):
+                saved, other = np.load(path), f"{path.parent} is of another version; use its script, or --overwrite"
+                require(set(saved.files) == set(arrays), other)
                 for name, x in arrays.items():
-                    x[(i, *map(slice, saved[name].shape))[: x.ndim]] = saved[name]  # of a ring, what it held
+                    require((row := saved[name]).shape == x.shape[1:] or name.startswith("replay/"), f"{other}: {name}")
+                    x[(i, *map(slice, row.shape))[: x.ndim]] = row  # of a ring, what it held
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
             continue

@@ -60,8 +60,7 @@ def convolve(x, kernel, strides, padding, **_):
     n, (_, high, wide, _) = size // stride, np.array(x.shape) // stride
     x = x.reshape(-1, high, stride, wide, stride, channels).swapaxes(2, 3).reshape(-1, high, wide, stride**2 * channels)
     kernel = kernel.reshape(n, stride, n, stride, channels, features).swapaxes(1, 2).reshape(n, n, -1, features)
-    shifts = [x[:, i : high - n + 1 + i, j : wide - n + 1 + j] @ kernel[i, j] for i in range(n) for j in range(n)]
-    return sum(shifts)
+    return sum(x[:, i : high - n + 1 + i, j : wide - n + 1 + j] @ kernel[i, j] for i in range(n) for j in range(n))
 
 
 class NoisyDense(nn.Module):
@@ -245,7 +244,8 @@ def update(args, old, replay, priorities, key, number):
     change, opt = adam.update(grad, old.opt)
     network = optax.apply_updates(old.network, change)
     target_network = optax.periodic_update(network, old.target_network, number, args.target_interval)
-    return Learner(network, target_network, opt), priorities.at[index].set((losses + 1e-10) ** 0.5), info
+    first = (index[:, None] == index).argmax(1)  # a row that stands twice gets one priority, in whichever order
+    return Learner(network, target_network, opt), priorities.at[index].set((losses[first] + 1e-10) ** 0.5), info
 
 
 def updates_by(args, step):  # floor(step * replay_ratio), exact in integers, of Python's or JAX's kind
@@ -450,11 +450,12 @@ def restore(state, folders):
     for step in [step for step in held[0] if all(step in own for own in held)]:
         arrays = {name: np.zeros_like(x) for name, x in named(state).items()}
         try:
-            for i, own in enumerate(held):
-                saved, other = np.load(own[step]), f"{own[step].parent} is of another version of this script"
-                require(set(saved.files) == set(arrays), f"{other}; go on with that, or --overwrite")
+            for i, path in enumerate(own[step] for own in held):
+                saved, other = np.load(path), f"{path.parent} is of another version; use its script, or --overwrite"
+                require(set(saved.files) == set(arrays), other)
                 for name, x in arrays.items():
-                    x[(i, *map(slice, saved[name].shape))[: x.ndim]] = saved[name]  # of a ring, what it held
+                    require((row := saved[name]).shape == x.shape[1:] or name.startswith("replay/"), f"{other}: {name}")
+                    x[(i, *map(slice, row.shape))[: x.ndim]] = row  # of a ring, what it held
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
             continue

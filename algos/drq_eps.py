@@ -3,7 +3,7 @@
 Paper:  Kostrikov et al. 2021, "Image Augmentation Is All You Need" (ICLR 2021), with the epsilons of Agarwal et al.
         2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS 2021).
 Parent: dqn_atari.py; differs: Args, DuelingNetwork, augment, optimizer, init_learner, q_values, q_loss, update,
-        train_step, init_state
+        train_step, init_state, check
 Run:    python algos/drq_eps.py --env-id Pong-v5 --num-seeds 5  (again: it goes on, to the same bits)
 Expect: not measured yet.
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only what steps a pool or keeps folders knows of several seeds.
@@ -60,8 +60,7 @@ def convolve(x, kernel, strides, padding, **_):
     n, (_, high, wide, _) = size // stride, np.array(x.shape) // stride
     x = x.reshape(-1, high, stride, wide, stride, channels).swapaxes(2, 3).reshape(-1, high, wide, stride**2 * channels)
     kernel = kernel.reshape(n, stride, n, stride, channels, features).swapaxes(1, 2).reshape(n, n, -1, features)
-    shifts = [x[:, i : high - n + 1 + i, j : wide - n + 1 + j] @ kernel[i, j] for i in range(n) for j in range(n)]
-    return sum(shifts)
+    return sum(x[:, i : high - n + 1 + i, j : wide - n + 1 + j] @ kernel[i, j] for i in range(n) for j in range(n))
 
 
 class NatureEncoder(nn.Module):
@@ -437,11 +436,12 @@ def restore(state, folders):
     for step in [step for step in held[0] if all(step in own for own in held)]:
         arrays = {name: np.zeros_like(x) for name, x in named(state).items()}
         try:
-            for i, own in enumerate(held):
-                saved, other = np.load(own[step]), f"{own[step].parent} is of another version of this script"
-                require(set(saved.files) == set(arrays), f"{other}; go on with that, or --overwrite")
+            for i, path in enumerate(own[step] for own in held):
+                saved, other = np.load(path), f"{path.parent} is of another version; use its script, or --overwrite"
+                require(set(saved.files) == set(arrays), other)
                 for name, x in arrays.items():
-                    x[(i, *map(slice, saved[name].shape))[: x.ndim]] = saved[name]  # of a ring, what it held
+                    require((row := saved[name]).shape == x.shape[1:] or name.startswith("replay/"), f"{other}: {name}")
+                    x[(i, *map(slice, row.shape))[: x.ndim]] = row  # of a ring, what it held
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
             continue

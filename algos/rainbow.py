@@ -472,11 +472,12 @@ def restore(state, folders):
     for step in [step for step in held[0] if all(step in own for own in held)]:
         arrays = {name: np.zeros_like(x) for name, x in named(state).items()}
         try:
-            for i, own in enumerate(held):
-                saved, other = np.load(own[step]), f"{own[step].parent} is of another version of this script"
-                require(set(saved.files) == set(arrays), f"{other}; go on with that, or --overwrite")
+            for i, path in enumerate(own[step] for own in held):
+                saved, other = np.load(path), f"{path.parent} is of another version; use its script, or --overwrite"
+                require(set(saved.files) == set(arrays), other)
                 for name, x in arrays.items():
-                    x[(i, *map(slice, saved[name].shape))[: x.ndim]] = saved[name]  # of a ring, what it held
+                    require((row := saved[name]).shape == x.shape[1:] or name.startswith("replay/"), f"{other}: {name}")
+                    x[(i, *map(slice, row.shape))[: x.ndim]] = row  # of a ring, what it held
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
             continue

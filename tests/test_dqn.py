@@ -568,6 +568,7 @@ def test_random_returns_of_minatar(dqn, game):
     ({"env_id": "CartPole-v1", "minimal_actions": True}, "for MinAtar's games"),
     ({"end_e": 1.5}, "--end-e cannot be 1.5"),
     ({"target_interval": 0}, "--target-interval cannot be 0"),
+    ({"eps_in_sqrt": True, "optimizer": "adam"}, "--eps-in-sqrt needs --optimizer rmsprop"),
     ({"buffer_size": 1_000_000_000}, "lower --buffer-size"),
 ])  # fmt: skip
 def test_bad_input(options, expected, tmp_path):

@@ -114,6 +114,32 @@ def test_a_checkpoint_of_another_version(finished, tmp_path):
     assert contents(tmp_path / "runs") == before
 
 
+def test_a_checkpoint_with_other_shapes(sac, tmp_path, capsys):
+    """As of a copy in which a layer was widened: only what a ring holds may be less, nothing is filled up."""
+    state = {"learner": {"bias": np.zeros((2, 5))}, "replay": {"reward": np.zeros((2, 9))}, "step": np.array(0)}
+    folders = [tmp_path / "1", tmp_path / "2"]
+
+    def saved(size):
+        for i, folder in enumerate(folders):
+            folder.mkdir(exist_ok=True)
+            own = {"learner/bias": np.full(size, 7.0 + i), "replay/reward": np.full(3, 1.0 + i), "step": np.array(3)}
+            np.savez(folder / "checkpoint_0000000003.npz", **own)
+        return contents(tmp_path)
+
+    saved((5,))
+    step, found = sac.restore(state, folders)
+    assert step == found["step"] == 3
+    assert found["learner"]["bias"].tolist() == [[7.0] * 5, [8.0] * 5]
+    assert found["replay"]["reward"].tolist() == [[1.0] * 3 + [0.0] * 6, [2.0] * 3 + [0.0] * 6]
+    for size in ((4,), (1,), (6,), (5, 1), ()):
+        before = saved(size)
+        with pytest.raises(SystemExit) as error:
+            sac.restore(state, folders)
+        said = capsys.readouterr().err
+        assert error.value.code == 2 and "1 is of another version" in said and "learner/bias" in said, said
+        assert contents(tmp_path) == before
+
+
 def test_nothing_to_evaluate(tmp_path):
     said = run("sac", "--evaluate", expect=2, **SMALL | {"runs_dir": tmp_path / "runs"})
     assert "no checkpoint to evaluate" in said and not (tmp_path / "runs").exists()

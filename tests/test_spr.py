@@ -130,7 +130,9 @@ def test_update(script, rlax):
     rng, key = np.random.default_rng(2), jax.random.key(0)
     near = [any(row is None or row[3] or row[4] for row in games[i : i + 3]) for i in range(150)]  # an end is
     ends = 1 + 5 * np.pad(near, (0, 50))
-    priorities = jnp.asarray(np.where(state.priorities > 0, ends * rng.gamma(2.0, size=200), 0), jnp.float32)
+    priorities = np.where(state.priorities > 0, ends * rng.gamma(2.0, size=200), 0)
+    priorities[np.where(ends == 1, priorities, 0).argmax()] = priorities.sum() / 2  # drawn more than once
+    priorities = jnp.asarray(priorities, jnp.float32)
     old = learner(script, args, 0).replace(target_network=learner(script, args, 1).network)
     draw_key, augment_key, *_ = jax.random.split(jax.random.fold_in(key, 1), 2 if bbf else 5)
     index, weights = script.draw(args, priorities, draw_key)
@@ -171,7 +173,9 @@ def test_update(script, rlax):
     assert info["updates"] == 1
     assert float(info["losses/q_loss"]) == pytest.approx(float((weights * losses).mean()), rel=1e-3)
     assert float(info["losses/spr_loss"]) == pytest.approx(float(spr.mean()), rel=1e-3)
-    np.testing.assert_allclose(changed[index], (losses + 1e-10) ** 0.5, rtol=1e-3)
+    first = np.array([list(index).index(row) for row in index])
+    assert np.ptp(losses[first] / losses) > 0.01, "no row stands twice, with other frames each time"
+    np.testing.assert_allclose(changed[index], (losses[first] + 1e-10) ** 0.5, rtol=1e-3)
     rest = np.setdiff1d(np.arange(200), index)
     assert np.array_equal(changed[rest], priorities[rest])
     decay = lambda x: args.weight_decay * x * (x.ndim != 1) if bbf else 0.0
