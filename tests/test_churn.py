@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -49,6 +50,12 @@ def test_churn_against_greedy_actions_of_each_row(spr):
     assert found == {name: pytest.approx(x[at].mean(), abs=1e-6) for name, x in expected.items()}
     assert all(0 < float(x) < 1 for x in found.values()), "a share that says nothing"
     assert len(set(map(float, found.values()))) == 5, "shares that could be taken for one another"
+
+
+def test_the_page_says_what_is_logged():
+    """Apart from what the script itself logs, which another test compares with its own run."""
+    page = (ROOT / "docs/algos/sr_spr.md").read_text()
+    assert set(re.findall(r"^\| `churn/(\w+)` \| ", page, re.M)) == NAMES
 
 
 def test_bbf_has_the_same_parts(bbf):
