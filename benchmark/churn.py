@@ -72,20 +72,31 @@ def with_churn(script):
     return both
 
 
-def main():
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in ("-h", "--help"):
-        print(__doc__)
-        return
-    require(name in SCRIPTS, f"churn is measured of {', '.join(SCRIPTS)}; give one of them, then its flags")
+def prepare(name):
+    """-> the script as a module, which logs churn, too."""
     script = load(ROOT / "algos" / f"{name}.py")
     script.metrics = with_churn(script)
-    args = tyro.cli(script.Args, prog=f"benchmark.churn {name}", args=sys.argv[2:])
-    sys.argv[:1] = ["-m", "benchmark.churn"]  # the command that run.json will hold
+    return script
+
+
+def train(tool, about, scripts, prepare):
+    """`python -m benchmark.TOOL NAME ...`: what `prepare` makes of the script of that name trains with its flags."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(about)
+        return
+    require(name in scripts, f"benchmark.{tool} is for {', '.join(scripts)}; give one of them, then its flags")
+    script = prepare(name)
+    args = tyro.cli(script.Args, prog=f"benchmark.{tool} {name}", args=sys.argv[2:])
+    sys.argv[:1] = ["-m", f"benchmark.{tool}"]  # the command that run.json will hold
     try:
         script.main(args)
     except OSError as error:
         require(False, f"cannot use {error.filename or 'an output'}: {error.strerror or error}; what was saved is kept")
+
+
+def main():
+    train("churn", __doc__, SCRIPTS, prepare)
 
 
 if __name__ == "__main__":

@@ -208,6 +208,17 @@ def run(script, *words, expect=0, **options):
     return done.stdout + done.stderr
 
 
+def run_tool(name, *words, expect=0):
+    """Runs `python -m benchmark.NAME` from elsewhere than the project's folder -> what it printed."""
+    path = os.pathsep.join([str(ROOT), environment()["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmark.{name}", *words],
+        capture_output=True, text=True, env=environment(PYTHONPATH=path), timeout=600,
+    )  # fmt: skip
+    assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
 def table(folder, timing=False):
     """metrics.csv as [(step, tag, text of the value)]; without timing values, which no two runs share."""
     with open(Path(folder) / "metrics.csv") as file:

@@ -1,10 +1,7 @@
 """Policy churn: the shares against greedy actions taken row by row, and a measured run against one left alone."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections import namedtuple
 from functools import partial
 from types import SimpleNamespace
@@ -12,7 +9,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL_SPR, assert_same, environment, flags, results, run
+from conftest import ROOT, SMALL_SPR, assert_same, flags, results, run, run_tool
 from test_spr import learner, played, tiny
 
 from benchmark.churn import ROWS, churn, with_churn
@@ -80,19 +77,11 @@ def test_values_go_to_their_seeds(monkeypatch):
     assert [row["churn/online"] for step in (20, 21) for row in rows(step, 1.5)] == [1, 11, 2, 12]
 
 
-def measured(*words, expect=0):
-    words = [sys.executable, "-m", "benchmark.churn", *words]
-    path = os.pathsep.join([str(ROOT), environment()["PYTHONPATH"]])
-    done = subprocess.run(words, capture_output=True, text=True, env=environment(PYTHONPATH=path), timeout=600)
-    assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
-
-
 def test_a_measured_run_is_the_run(tmp_path):
     """To the bit, but for the five values: from the first log with learning on, for each seed at each log."""
     options = SMALL_SPR | {"total_timesteps": 150, "replay_ratio": 2, "eval_interval": 0, "max_episode_steps": 1000}
     run("spr", runs_dir=tmp_path / "plain", **options)
-    said = measured("spr", *flags(runs_dir=tmp_path / "measured", **options))
+    said = run_tool("churn", "spr", *flags(runs_dir=tmp_path / "measured", **options))
     assert "seed 2: 150 steps done" in said
     [path, _] = (tmp_path / "measured").glob("*/run.json")
     assert json.loads(path.read_text())[0]["command"].startswith("-m benchmark.churn spr --runs-dir")
@@ -107,6 +96,6 @@ def test_a_measured_run_is_the_run(tmp_path):
 
 
 def test_bad_input():
-    assert "give one of them, then its flags" in measured("rainbow", expect=2)
-    assert "--jumps cannot be more than --n-step" in measured("spr", "--jumps", "9", "--n-step", "3", expect=2)
-    assert "churn/off_policy_online" in measured("--help")
+    assert "give one of them, then its flags" in run_tool("churn", "rainbow", expect=2)
+    assert "--jumps cannot be more than --n-step" in run_tool("churn", "spr", "--jumps", "9", "--n-step", "3", expect=2)
+    assert "churn/off_policy_online" in run_tool("churn", "--help")

@@ -62,11 +62,12 @@ def unknown_flags(markdown):
         named = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", text))
         found += [name for name in named if name.replace("--no-", "--") not in every and name not in FOREIGN]
         for line in re.findall(r"python (?:algos/|-m benchmark\.)[^\n`]*", text):
-            program = re.match(r"python (?:algos/|-m benchmark\.(?:churn )?)(\w+)", line)[1]  # churn takes a script's
+            tool, program = re.match(r"python (?:algos/|-m benchmark\.)(?:(churn|analysis) )?(\w+)", line).groups()
             own, _, passed = line.split("#")[0].partition(" -- ")
             if program in programs():
                 every_script = set().union(*map(flags_of, SCRIPTS))
-                known = [*flags_of(program), "--help"], [*every_script]
+                own_flags = flags_of(program) | (flags_of(tool) if tool in programs() else set())  # churn has none
+                known = [*own_flags, "--help"], [*every_script]
                 for words, there in zip((own, passed), known, strict=True):
                     typed = [word.split("=")[0] for word in shlex.split(words.replace("...", "")) if word[:2] == "--"]
                     found += [f"{program}: {flag}" for flag in typed if flag.replace("--no-", "--") not in there]
@@ -88,9 +89,10 @@ def test_a_flag_that_does_not_exist_is_seen():
     assert unknown_flags("    python algos/sr_sac.py --reset-interval 3\n") == []
     assert unknown_flags("`python -m benchmark.sweep --suite x -- --suite y`") == ["sweep: --suite"]
     assert unknown_flags("`python algos/sca.py`") == ["no program sca"]
-    assert unknown_flags("`python -m benchmark.churn spr --num-seeds 2 --reset-interval 3`") == [
-        "spr: --reset-interval"
-    ]
+    for tool in ("churn", "analysis"):
+        command = f"python -m benchmark.{tool} spr --num-seeds 2 --reset-interval 3 --passive-twin"
+        unknown = ["--reset-interval"] + ["--passive-twin"] * (tool == "churn")
+        assert unknown_flags(f"`{command}`") == [f"spr: {flag}" for flag in unknown]
 
 
 def broken_paths(name, markdown):
