@@ -79,7 +79,9 @@ class BBFNetwork(nn.Module):
         """Frames (4, 84, 84), actions (jumps,) -> values (num_actions,), logits (num_actions, num_atoms), projection of
         the frames (hidden_dim,), predictions of those of the frames after each action (jumps, hidden_dim)."""
         args, wide = self.args, 32 * self.args.width
-        xavier, scale = nn.initializers.xavier_uniform(), lambda x: (x - x.min()) / (x.max() - x.min() + 1e-5)
+        bound = lambda dims: (6 / np.prod(dims[:-2]) / sum(dims[-2:])) ** 0.5  # Glorot 2010, (16); rows compile faster
+        xavier = lambda key, dims, _: bound(dims) * jax.random.uniform(key, (np.prod(dims),), minval=-1).reshape(dims)
+        scale = lambda x: (x - x.min()) / (x.max() - x.min() + 1e-5)
         conv = partial(nn.Conv, kernel_size=(3, 3), kernel_init=xavier, conv_general_dilated=convolve)
         dense, x = partial(nn.Dense, kernel_init=xavier), jnp.moveaxis(obs, 0, -1) / 255
         for features in (wide // 2, wide, wide):  # IMPALA paper, figure 3 (right)
@@ -140,8 +142,7 @@ AXES = State(**dict.fromkeys(State.__dataclass_fields__, 0) | {"step": None})
 def make_atari_pool(args, seeds, **options):
     """EnvPool's, one game per seed: 4 frames an action, minimal actions, 1 to 30 frames without one at the start."""
     names = [name for name, (module, *_) in envpool.registration.registry.specs.items() if module == "envpool.atari"]
-    wrong = f"there is no Atari game {args.env_id!r}; close names: {difflib.get_close_matches(args.env_id, names, 4)}"
-    require(args.env_id in names, wrong)
+    require(args.env_id in names, f"no Atari game {args.env_id!r}; try {difflib.get_close_matches(args.env_id, names)}")
     options |= {"num_envs": len(seeds), "env_seed": seeds, "stack_num": 1, "max_episode_steps": args.max_episode_steps}
     options |= {"episodic_life": False, "use_fire_reset": False, "repeat_action_probability": args.sticky}
     return envpool.make(args.env_id, env_type="gymnasium", **options)
@@ -287,8 +288,7 @@ def soft_reset(args, key, state):
 
 
 def act(q, key, epsilon):  # values (num_actions,) -> epsilon-greedy action
-    draw = jax.random.uniform(key)
-    return jnp.where(draw < epsilon, jnp.int32(draw / epsilon * q.size), q.argmax())
+    return jnp.where((draw := jax.random.uniform(key)) < epsilon, jnp.int32(draw / epsilon * q.size), q.argmax())
 
 
 def train_step(args, env_step, state, _):

@@ -76,7 +76,7 @@ class NoisyDense(nn.Module):
 
     @nn.compact
     def __call__(self, x, noisy=True):  # (inputs,) -> (features,)
-        uniform = lambda key, shape: jax.random.uniform(key, shape, minval=-(x.size**-0.5), maxval=x.size**-0.5)
+        uniform = lambda key, shape: jax.random.uniform(key, (np.prod(shape),), minval=-1).reshape(shape) * x.size**-0.5
         sigma, shape = nn.initializers.constant(self.noise_scale * x.size**-0.5), (self.features, x.size)
         kernel, bias = self.param("kernel", uniform, shape), self.param("bias", uniform, shape[:1])
         scales = self.param("kernel_sigma", sigma, shape), self.param("bias_sigma", sigma, shape[:1])
@@ -96,7 +96,9 @@ class SPRNetwork(nn.Module):
         """Frames (4, 84, 84), actions (jumps,) -> values (num_actions,), logits (num_actions, num_atoms), projection of
         the frames (hidden_dim,), predictions of those of the frames after each action (jumps, hidden_dim)."""
         args, dense, wide = self.args, partial(NoisyDense, noise_scale=self.args.noise_scale), 2 * self.args.channels
-        xavier, scale = nn.initializers.xavier_uniform(), lambda x: (x - x.min()) / (x.max() - x.min() + 1e-5)
+        bound = lambda dims: (6 / np.prod(dims[:-2]) / sum(dims[-2:])) ** 0.5  # Glorot 2010, (16); rows compile faster
+        xavier = lambda key, dims, _: bound(dims) * jax.random.uniform(key, (np.prod(dims),), minval=-1).reshape(dims)
+        scale = lambda x: (x - x.min()) / (x.max() - x.min() + 1e-5)
         conv = partial(nn.Conv, kernel_init=xavier, conv_general_dilated=convolve)
         x = nn.relu(conv(args.channels, (8, 8), 4)(jnp.moveaxis(obs, 0, -1) / 255))
         x = nn.relu(conv(wide, (4, 4), 2)(x))
@@ -155,8 +157,7 @@ AXES = State(**dict.fromkeys(State.__dataclass_fields__, 0) | {"step": None})
 def make_atari_pool(args, seeds, **options):
     """EnvPool's, one game per seed: 4 frames an action, minimal actions, 1 to 30 frames without one at the start."""
     names = [name for name, (module, *_) in envpool.registration.registry.specs.items() if module == "envpool.atari"]
-    wrong = f"there is no Atari game {args.env_id!r}; close names: {difflib.get_close_matches(args.env_id, names, 4)}"
-    require(args.env_id in names, wrong)
+    require(args.env_id in names, f"no Atari game {args.env_id!r}; try {difflib.get_close_matches(args.env_id, names)}")
     options |= {"num_envs": len(seeds), "env_seed": seeds, "stack_num": 1, "max_episode_steps": args.max_episode_steps}
     options |= {"episodic_life": False, "use_fire_reset": False, "repeat_action_probability": args.sticky}
     return envpool.make(args.env_id, env_type="gymnasium", **options)
@@ -280,8 +281,7 @@ def updates_by(args, step):  # floor(step * replay_ratio), exact in integers, of
 
 
 def act(q, key, epsilon):  # values (num_actions,) -> epsilon-greedy action
-    draw = jax.random.uniform(key)
-    return jnp.where(draw < epsilon, jnp.int32(draw / epsilon * q.size), q.argmax())
+    return jnp.where((draw := jax.random.uniform(key)) < epsilon, jnp.int32(draw / epsilon * q.size), q.argmax())
 
 
 def train_step(args, env_step, state, _):
