@@ -253,8 +253,7 @@ def train_step(args, env_step, state, _):
     action = act(q_values(args, state.learner.network, state.obs), act_key, epsilon(args, step))
     frame, reward, terminated, truncated, lives = env_step(action)
     lost = args.terminal_on_life_loss & (lives < state.lives) & ~state.done
-    ends = terminated | lost, truncated, ~state.done
-    row = Transition(state.obs[-1], state.age, action, reward.clip(-1, 1), *ends)
+    row = Transition(state.obs[-1], state.age, action, reward.clip(-1, 1), terminated | lost, truncated, ~state.done)
     index, stored = state.stored % args.buffer_size, state.stored + 1
     replay = jax.tree.map(lambda ring, x: ring.at[index].set(x), state.replay, row)
 
@@ -436,8 +435,9 @@ def restore(state, folders):
                 saved, other = np.load(path), f"{path.parent} is of another version; use its script, or --overwrite"
                 require(set(saved.files) == set(arrays), other)
                 for name, x in arrays.items():
-                    require((row := saved[name]).shape == x.shape[1:] or name.startswith("replay/"), f"{other}: {name}")
-                    x[(i, *map(slice, row.shape))[: x.ndim]] = row  # of a ring, what it held
+                    row, ring = saved[name], name.startswith("replay/")  # of which there may be less
+                    require(row.shape[ring:] == x.shape[1 + ring :], f"{other}: {name}")
+                    x[(i, *map(slice, row.shape))[: x.ndim]] = row
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
             continue

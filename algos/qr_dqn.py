@@ -432,8 +432,9 @@ def restore(state, folders):
                 saved, other = np.load(path), f"{path.parent} is of another version; use its script, or --overwrite"
                 require(set(saved.files) == set(arrays), other)
                 for name, x in arrays.items():
-                    require((row := saved[name]).shape == x.shape[1:] or name.startswith("replay/"), f"{other}: {name}")
-                    x[(i, *map(slice, row.shape))[: x.ndim]] = row  # of a ring, what it held
+                    row, ring = saved[name], name.startswith("replay/")  # of which there may be less
+                    require(row.shape[ring:] == x.shape[1 + ring :], f"{other}: {name}")
+                    x[(i, *map(slice, row.shape))[: x.ndim]] = row
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
             continue

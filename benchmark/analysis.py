@@ -6,8 +6,9 @@
 trains as `python algos/sr_spr.py` does with the same flags, and with one or both of:
 
 --offline-share S   Of the updates between two resets, the share S is made in the step that follows the first one, on
-                    what the replay holds, and the others are spread evenly over the steps to the next: as many updates
-                    and resets as with 0, at the same steps. The updates before the first reset stay where they are.
+                    what the replay holds, and the others are spread evenly over the steps to the next: by then as many
+                    updates as with 0, and resets at the same steps; so, too, in as many updates after the last reset.
+                    The updates before the first reset stay where they are.
 --passive-twin      A second learner with initial parameters, and parameters after resets, of its own. It learns from
                     the same rows, with the same noise and augmentation, at the same updates, but it never acts and sets
                     no priorities. Logged beside the active one: losses/passive_..., and eval/passive_..., the scores in
@@ -117,8 +118,12 @@ def prepare(name):
     class Both(Args, script.Args):
         pass
 
+    def check(args):
+        plain.check(plain.Args(**{x.name: getattr(args, x.name) for x in dataclasses.fields(plain.Args)}))
+
     def main(args):
         require(args.offline_share or args.passive_twin, "give --offline-share, --passive-twin, or both")
+        check(args)
         require(0 <= args.offline_share <= 1, f"--offline-share cannot be {args.offline_share}")
         n, d = fractions.Fraction(str(args.offline_share)).as_integer_ratio()
         require(n * d < 2**31, f"--offline-share {args.offline_share} has too many digits")
@@ -126,6 +131,8 @@ def prepare(name):
         require(resets or not n, "--offline-share needs resets: a script that has them, and an interval")
         late = not n or plain.updates_by(args, args.learning_starts) < resets
         require(late, "--offline-share needs a longer --reset-interval: learning starts after the first reset")
+        moves = not n or (resets * n // d > 0 and plain.resets_until(args, args.total_timesteps - 1) > 0)
+        require(moves, "--offline-share moves no update: there is no reset before the end, or the share is too small")
         if args.offline_share:
             with_offline(script, plain)
         if args.passive_twin:
@@ -133,9 +140,6 @@ def prepare(name):
         own = f"{name}_offline{args.offline_share:g}" if args.offline_share else name
         own += "_twin" if args.passive_twin else ""
         begin(dataclasses.replace(args, exp_name=args.exp_name or own))
-
-    def check(args):
-        plain.check(plain.Args(**{x.name: getattr(args, x.name) for x in dataclasses.fields(plain.Args)}))
 
     script.check, script.Args, begin, script.main = check, Both, script.main, main
     return script

@@ -45,7 +45,7 @@ def test_updates_offline(ratio, interval, share):
         for step in range(begin + 1, resets[k] + 1 if k < len(resets) else 501):
             here = min(due[step] - k * interval, interval)
             rest = here - int(share * here + 1e-9)
-            assert made[step] == due[step] - here + round(share * interval) + rest, (k, step)
+            assert made[step] == due[step] - here + int(share * interval) + rest, (k, step)
         assert here == interval and made[step] == due[step], "a cycle that does not end with all its updates"
         assert made[begin + 1] - made[begin] >= int(share * interval) - 1, "few updates after the reset"
     assert all(type(x) is int for x in made)
@@ -110,17 +110,35 @@ def test_a_run(tmp_path):
     rows = {(step, tag): float(value) for step, tag, value in table(folder)}
     made = [rows[at, "charts/updates"] for at in (50, 100, 150, 200)]
     assert made == [2, 92, 175, 227], "73 fewer than ratio x steps, since learning starts late; 15, 23 and 0 made ahead"
+    with np.load(folder / "checkpoint_0000000150.npz") as arrays:  # what was made, not what was to be made
+        counts = {name: int(x) for name, x in arrays.items() if name.endswith("/count")}
+    assert len(counts) == 2 and {*counts.values()} == {225 + 23 - 201}, "since the reset after step 134"
     for tag in ("q_loss", "spr_loss", "q_values"):
         for at in (50, 100, 150, 200):
             assert rows[at, f"losses/{tag}"] != rows[at, f"losses/passive_{tag}"]
     scores = {tag for step, tag in rows if tag.startswith("eval/") and step == 200}
-    assert {tag.replace("passive_", "") for tag in scores if "passive_" in tag} == {
-        x for x in scores if "passive" not in x
-    }
+    passive = {tag for tag in scores if "passive_" in tag}
+    assert {tag.replace("passive_", "") for tag in passive} == scores - passive
     assert rows[200, "eval/passive_episodic_length"] > 0
 
 
-def test_bad_input(monkeypatch, capsys):
+def test_both_are_evaluated(twins, monkeypatch):
+    """Each in the same games; the active one alone is filmed, since both films would have one name."""
+    script, plain = twins
+    asked = []
+
+    def evaluate(args, learner, seeds, step, folders):
+        asked.append((learner, args.capture_video, seeds, step, folders))
+        yield from ({"eval/episodic_return": f"{learner} {seed}"} for seed in seeds)
+
+    monkeypatch.setattr(plain, "evaluate", evaluate)
+    rows = list(script.evaluate(plain.Args(capture_video=True), Twins("one", "two"), [4, 5], 30, ["a", "b"]))
+    tags = "eval/episodic_return", "eval/passive_episodic_return"
+    assert rows == [dict(zip(tags, (f"one {seed}", f"two {seed}"), strict=True)) for seed in (4, 5)]
+    assert asked == [("one", True, [4, 5], 30, ["a", "b"]), ("two", False, [4, 5], 30, ["a", "b"])]
+
+
+def test_bad_input(capsys):
     for name, options, expected in (
         ("sr_spr", {}, "give --offline-share, --passive-twin"),
         ("sr_spr", {"offline_share": -0.1}, "--offline-share cannot be -0.1"),
@@ -128,6 +146,11 @@ def test_bad_input(monkeypatch, capsys):
         ("sr_spr", {"offline_share": 0.1234567}, "too many digits"),
         ("sr_spr", {"offline_share": 0.1, "reset_interval": 0}, "needs resets"),
         ("sr_spr", {"offline_share": 0.1, "reset_interval": 3_000}, "needs a longer --reset-interval"),
+        ("sr_spr", {"offline_share": 0.1, "replay_ratio": 0.5}, "moves no update"),
+        ("sr_spr", {"offline_share": 0.1, "resets_end": 30_000}, "moves no update"),
+        ("sr_spr", {"offline_share": 0.1, "total_timesteps": 20_000}, "moves no update"),
+        ("sr_spr", {"offline_share": 1e-5}, "moves no update"),
+        ("sr_spr", {"offline_share": 0.1, "replay_ratio": float("nan")}, "--replay-ratio cannot be nan"),
         ("spr", {"offline_share": 0.1}, "needs resets"),
         ("bbf", {"passive_twin": True, "gamma": 2.0}, "--gamma cannot be 2.0"),
     ):
