@@ -268,15 +268,18 @@ def serve(make):
 
 
 class Worker:
-    """A measuring process: on one core and with one thread if a core is named."""
+    """A measuring process: on one core and with one thread if a core is named. It begins when it is told to."""
 
     def __init__(self, words, core=None):
-        environment = dict(os.environ)
+        environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ  # several share a GPU's memory
         if core is not None:
             environment |= PINNED | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {PINNED['XLA_FLAGS']}".strip()}
             words = ["taskset", "--cpu-list", str(core), *words]
+        self.words, self.environment, self.process = words, environment, None
+
+    def begin(self):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
-        self.process, self.words = subprocess.Popen(words, env=environment, **pipes), words
+        self.process = subprocess.Popen(self.words, env=self.environment, **pipes)
 
     def tell(self, seconds):
         print(seconds, file=self.process.stdin, flush=True)
@@ -301,24 +304,40 @@ def sbx_worker(args, ratio, seed=1, core=None):
     return Worker(words, core)
 
 
-def in_turns(args, programs):
+def in_turns(args, programs, large=False):
     """Lets programs, {name: workers that work at once}, take turns -> {name: what was found}.
+
+    Large ones are built one after another, and those for which there is not room enough are left out.
 
     Found are `rates`, the seed-updates per second of each turn, all workers together, `processes`, `memory_mb` of all,
     and of the first worker `build_s` (seconds to compile and warm up), `env_us` and `versions`.
     """
     try:
-        found = {name: [worker.answer() for worker in workers] for name, workers in programs.items()}
-        found = {name: own[0] | {"processes": len(own), "rates": []} for name, own in found.items()}
+        found = {}
+        if not large:
+            for worker in [worker for workers in programs.values() for worker in workers]:
+                worker.begin()
+        for name, workers in programs.items():
+            try:
+                if large:
+                    for worker in workers:
+                        worker.begin()
+                answers = [worker.answer() for worker in workers]
+            except SystemExit as error:
+                if not large:
+                    raise
+                print(f"left out: {name}; {error.code}", file=sys.stderr, flush=True)
+            else:
+                found[name] = answers[0] | {"processes": len(answers), "rates": []}
         for _ in range(args.rounds):
-            for name, workers in programs.items():
+            for name, workers in [(name, workers) for name, workers in programs.items() if name in found]:
                 for worker in workers:
                     worker.tell(args.seconds)
                 answers = [worker.answer() for worker in workers]
                 found[name]["rates"].append(sum(one["rate"] for one in answers))
                 found[name]["memory_mb"] = sum(one["memory_mb"] for one in answers)
     finally:
-        for worker in [worker for workers in programs.values() for worker in workers]:
+        for worker in [worker for workers in programs.values() for worker in workers if worker.process]:
             worker.process.kill()
             worker.process.wait()
     return found
@@ -467,11 +486,13 @@ def measure_atari(args, note, cores, part):
         work |= {"seeds": seeds, "ratio": 1, "buffer_size": size}
         words = [sys.executable, "-m", "benchmark.speed", "--worker", json.dumps(work)]
         workers[name, seeds, size] = [Worker(words, cores[0])]
-    found, rows = in_turns(args, workers), []
+    found, rows = in_turns(args, workers, large=part == "spr"), []
+    require(found, "no program has room enough here")
+    first = next(iter(found.values()))
     for (name, seeds, size), own in found.items():
         what = {"env_id": "Breakout-v5", "seeds": seeds, "replay_ratio": 1, "buffer_size": size}
         note(part, own, program=name, **what | {"batch_size": 32, "hidden_dim": 2048 if name == "bbf" else 512})
-        share = spread(over(own, found[programs[0]]))
+        share = spread(over(own, first))
         floor = seeds * size * (84 * 84 + 12) / 2**20  # MB of the replay
         cells = [spread(own["rates"], 1), share, f"{own['env_us']:.0f}", own["memory_mb"], f"{floor:.0f}"]
         rows.append([name, seeds, f"{size:,}", *cells])

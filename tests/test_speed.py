@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from conftest import ROOT
@@ -101,3 +102,22 @@ def test_a_measuring_process_that_dies(capfd):
         speed.in_turns(speed.Args(), {"one": workers[:1], "two": workers[1:]})
     assert all(worker.process.poll() is not None for worker in workers)
     assert "ValueError: no" in capfd.readouterr().err
+
+
+def test_what_has_no_room_is_left_out(capfd):
+    """Of large programs, which are begun one after another: the others are measured, and it is named."""
+    dying = speed.Worker([sys.executable, "-c", "raise MemoryError('no room')"])
+    events, programs = [], {"one": fake(1, 2), "two": dying, "three": fake(3, 4)}
+
+    def watched(name, what, call):
+        events.append((what, name))
+        return call()
+
+    for name, worker in programs.items():
+        worker.begin = partial(watched, name, "begin", worker.begin)
+        worker.answer = partial(watched, name, "answer", worker.answer)
+    found = speed.in_turns(speed.Args(rounds=2), {name: [worker] for name, worker in programs.items()}, large=True)
+    assert {name: own["rates"] for name, own in found.items()} == {"one": [1, 2], "three": [3, 4]}
+    assert events[:6] == [(what, name) for name in programs for what in ("begin", "answer")]
+    said = capfd.readouterr().err
+    assert "left out: two; error: a measuring process ended with code 1" in said and "MemoryError: no room" in said
