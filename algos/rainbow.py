@@ -104,10 +104,11 @@ class RainbowNetwork(nn.Module):
                 sigma = nn.initializers.constant(args.noise_scale / x.size**0.5)
                 kernel_sigma, bias_sigma = parameter("kernel_sigma", sigma, x.size), parameter("bias_sigma", sigma)
                 if self.has_rng("noise"):
-                    noise = jax.random.normal(self.make_rng("noise"), (2, (features + x.size + 1) // 2))
+                    size = features + x.size
+                    noise = jax.random.normal(self.make_rng("noise"), (size + size % 2,)).reshape(2, -1)
                     # A loop of two turns: XLA would fuse this with the product, and compute it anew for each weight.
                     noise = jax.lax.map(lambda z: jnp.sign(z) * jnp.sqrt(jnp.abs(z)), noise).reshape(-1)
-                    kernel += kernel_sigma * jnp.outer(noise[:features], noise[features : features + x.size])
+                    kernel += kernel_sigma * jnp.outer(noise[:features], noise[features:size])
                     bias += bias_sigma * noise[:features]
             return kernel @ x + bias
 

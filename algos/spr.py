@@ -81,7 +81,7 @@ class NoisyDense(nn.Module):
         kernel, bias = self.param("kernel", uniform, shape), self.param("bias", uniform, shape[:1])
         scales = self.param("kernel_sigma", sigma, shape), self.param("bias_sigma", sigma, shape[:1])
         if noisy and self.has_rng("noise"):
-            noise = jax.random.normal(self.make_rng("noise"), (2, (sum(shape) + 1) // 2))
+            noise = jax.random.normal(self.make_rng("noise"), (sum(shape) + sum(shape) % 2,)).reshape(2, -1)
             noise = jax.lax.map(lambda z: jnp.sign(z) * jnp.sqrt(jnp.abs(z)), noise).reshape(-1)
             kernel += scales[0] * jnp.outer(noise[: self.features], noise[self.features : sum(shape)])
             bias += scales[1] * noise[: self.features]

@@ -225,8 +225,8 @@ def test_noise_is_drawn_anew_at_every_use(rainbow):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax.random, "normal", lambda key, shape: used.append((key, shape)) or normal(key, shape))
         rainbow.q_values(args, network, jnp.zeros(4), noise=jax.random.key(1))
-        # As many as outputs and inputs, in two rows: 5 + 4, 14 + 5, 5 + 4 and 7 + 5, of which odd ones leave one over.
-        assert [shape for _, shape in used] == [(2, 5), (2, 10), (2, 5), (2, 6)]
+        # As many as outputs and inputs: 5 + 4, 14 + 5, 5 + 4 and 7 + 5, of which odd ones leave one over.
+        assert [shape for _, shape in used] == [(10,), (20,), (10,), (12,)]
         assert len({tuple(map(int, jax.random.key_data(key))) for key, _ in used}) == 4
         used.clear()
         rainbow.q_values(args, network, jnp.zeros(4))
