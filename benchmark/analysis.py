@@ -36,7 +36,7 @@ from benchmark.speed import load
 @dataclasses.dataclass(frozen=True)
 class Args:  # beside those of the script
     exp_name: str = ""  # name of the experiment, part of the run's folder; without one, the script's and these two
-    offline_share: float = 0.0  # of the updates between two resets, made at once after the first of them
+    offline_share: float = 0.0  # of the updates from one reset to the next, made at once after the reset
     passive_twin: bool = False  # a second learner, which learns from the same rows and never acts
 
 
