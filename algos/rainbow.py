@@ -5,7 +5,7 @@ Paper:  Hessel et al. 2018, "Rainbow: Combining Improvements in Deep Reinforceme
 Parents: dqn.py, c51.py; differs: Args, RainbowNetwork, Transition, State, init_learner, q_values, set_priorities,
         sample, update, epsilon, train_step, init_state, check
 Run:    python algos/rainbow.py --env-id Breakout-MinAtar --num-seeds 5  (again: it goes on, to the same bits)
-Expect: on Breakout, 4.8 a game over the first million steps (two seeds, an hour on one core; paper: 4.6).
+Expect: on Breakout, 4.6 a game over the first million steps (three seeds, an hour on one core; paper: 4.6).
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only evaluations and what keeps folders know of several seeds.
 """
 
