@@ -5,10 +5,10 @@
 
 trains as `python algos/sr_spr.py` does with the same flags, and with one or both of:
 
---offline-share S   Of the updates between two resets, the share S is made in the step that follows the first one, on
-                    what the replay holds, and the others are spread evenly over the steps to the next: by then as many
-                    updates as with 0, and resets at the same steps; so, too, in as many updates after the last reset.
-                    The updates before the first reset stay where they are.
+--offline-share S   Of the updates from one reset to the next, the share S is made in the single step after the reset, on
+                    what the replay holds; the others are spread evenly over the steps that follow. Resets stay at their
+                    steps, and by the next one as many updates have been made as with 0. After the last reset it is the
+                    same, for as many updates. The updates before the first reset stay where they are.
 --passive-twin      A second learner with initial parameters, and parameters after resets, of its own. It learns from
                     the same rows, with the same noise and augmentation, at the same updates, but it never acts and sets
                     no priorities. Logged beside the active one: losses/passive_..., and eval/passive_..., the scores in
