@@ -5,7 +5,7 @@
 
 trains as `python algos/sr_spr.py` does with the same flags, and with one or both of:
 
---offline-share S   Of the updates from one reset to the next, the share S is made in the single step after the reset, on
+--offline-share S   Of the updates from one reset to the next, the share S is made in the step after the reset, on
                     what the replay holds; the others are spread evenly over the steps that follow. Resets stay at their
                     steps, and by the next one as many updates have been made as with 0. After the last reset it is the
                     same, for as many updates. The updates before the first reset stay where they are.
