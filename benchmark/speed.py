@@ -307,7 +307,7 @@ def sbx_worker(args, ratio, seed=1, core=None):
 def in_turns(args, programs, large=False):
     """Lets programs, {name: workers that work at once}, take turns -> {name: what was found}.
 
-    Large ones are built one after another, and those for which there is not room enough are left out.
+    Large ones are built one after another; one whose process ends there, mostly for want of memory, is left out and named.
 
     Found are `rates`, the seed-updates per second of each turn, all workers together, `processes`, `memory_mb` of all,
     and of the first worker `build_s` (seconds to compile and warm up), `env_us` and `versions`.
@@ -487,7 +487,7 @@ def measure_atari(args, note, cores, part):
         words = [sys.executable, "-m", "benchmark.speed", "--worker", json.dumps(work)]
         workers[name, seeds, size] = [Worker(words, cores[0])]
     found, rows = in_turns(args, workers, large=part == "spr"), []
-    require(found, "no program has room enough here")
+    require(found, "no program could be built; its process says why above")
     first = next(iter(found.values()))
     for (name, seeds, size), own in found.items():
         what = {"env_id": "Breakout-v5", "seeds": seeds, "replay_ratio": 1, "buffer_size": size}
