@@ -307,7 +307,7 @@ def sbx_worker(args, ratio, seed=1, core=None):
 def in_turns(args, programs, large=False):
     """Lets programs, {name: workers that work at once}, take turns -> {name: what was found}.
 
-    Large ones are built one after another; one whose process ends there, mostly for want of memory, is left out and named.
+    Large ones are built one after another; one whose process ends then, as for want of memory, is left out and named.
 
     Found are `rates`, the seed-updates per second of each turn, all workers together, `processes`, `memory_mb` of all,
     and of the first worker `build_s` (seconds to compile and warm up), `env_us` and `versions`.
