@@ -25,14 +25,14 @@ class Args:
     num_seeds: int = 1  # seeds trained side by side in one program, each a run of its own with its own folder
     total_timesteps: int = 100_000  # environment steps (4 frames) per seed; may be raised later, and the run goes on
     replay_ratio: float = 2  # gradient updates per environment step; 0.25: one in 4 (BBF's code: times the batch)
-    learning_starts: int = 2_000  # environment steps with uniformly random actions; the first update comes in this step
+    learning_starts: int = 2_000  # environment steps with uniformly random actions; no update comes before this step
     buffer_size: int = 100_000  # environment steps in the replay, per seed: 7 kB each
     batch_size: int = 32  # transitions per update
     gamma: float = 0.997  # discount factor
     gamma_start: float = 0.97  # what it is right after a reset
     n_step: int = 10  # rewards in a target, before the target network's value, right after a reset
     n_step_end: int = 3  # to what they fall
-    anneal_updates: int = 10_000  # gradient updates after a reset over which both change, by the same factor each
+    anneal_updates: int = 10_000  # gradient updates after a reset over which both change; n and 1 - gamma exponentially
     end_e: float = 0.0  # probability of a random action at the end of exploration
     exploration_steps: int = 2_000  # environment steps, from learning_starts on, over which it falls from 1 to end_e
     learning_rate: float = 1e-4  # step size of AdamW
@@ -275,7 +275,7 @@ def updates_by(args, step):  # floor(step * replay_ratio), exact in integers, of
 
 def resets_until(args, step):  # each is followed by a whole interval, up to resets_end
     due = [updates_by(args, at) // (args.reset_interval or 2**31 - 1) for at in (step, args.resets_end)]
-    return jnp.minimum(due[0], max(0, due[1] - 1))
+    return jnp.minimum(due[0], max(0, min(due[1], 2**31) - 1))
 
 
 def soft_reset(args, key, state):
@@ -414,7 +414,7 @@ def find_run(args, seed):
     now = {name: value for name, value in dataclasses.asdict(args).items() if name not in free} | {"seed": seed}
     held = [path.name for path in folder.glob("*") if path.suffix != ".tmp"]
     require(not held or "args.json" in held, f"{folder} holds no run; move it away or choose another --runs-dir")
-    old = json.loads((folder / "args.json").read_text()) if held and not args.overwrite else now
+    old = json.loads((folder / "args.json").read_text()) if held and (args.evaluate or not args.overwrite) else now
     other = ", ".join(f"{k} {old.get(k)} (now {now.get(k)})" for k in now | old if now.get(k) != old.get(k))
     require(not other, f"{folder} holds another run: {other}; choose another --exp-name, or --overwrite it")
     return folder, now
@@ -493,7 +493,7 @@ def check(args):  # before anything is written
     zero = "seed eval_interval checkpoint_interval spr_weight weight_decay reset_interval resets_end".split()
     shares = "gamma gamma_start sticky end_e eval_e tau shrink_factor".split()
     for name, value in dataclasses.asdict(args).items():
-        least, most = 0 if name in zero + shares else 1e-9, 1 if name in shares else 2**31 - 1
+        least, most = 0 if name in zero + shares else 1e-9, 1 if name in shares else 2**31 - args.num_seeds
         fits = isinstance(value, str | bool) or (least <= value <= most and (name, value) != ("num_atoms", 1))
         require(fits, f"--{name.replace('_', '-')} cannot be {value}")
     uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval

@@ -2,7 +2,7 @@
 
 Paper:  Bellemare, Dabney & Munos 2017, "A Distributional Perspective on Reinforcement Learning" (ICML 2017), set up for
         MinAtar as in Obando-Ceron & Castro 2021, "Revisiting Rainbow" (ICML 2021).
-Parent: dqn.py; differs: Args, C51Network, init_learner, q_values, q_loss, log_probabilities, support, project
+Parent: dqn.py; differs: Args, C51Network, init_learner, q_values, q_loss, log_probabilities, support, project, check
 Run:    python algos/c51.py --env-id Breakout-MinAtar --num-seeds 5  (again: it goes on, to the same bits)
 Expect: not measured yet.
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only evaluations and what keeps folders know of several seeds.
@@ -27,7 +27,7 @@ class Args:
     num_seeds: int = 1  # seeds trained side by side in one program, each a run of its own with its own folder
     total_timesteps: int = 1_000_000  # environment steps per seed; may be raised later, and the run goes on
     replay_ratio: float = 0.25  # gradient updates per environment step; 0.25: one in 4 (BBF's code: times the batch)
-    learning_starts: int = 1_000  # environment steps with uniformly random actions; the first update comes in this step
+    learning_starts: int = 1_000  # environment steps with uniformly random actions; no update comes before this step
     buffer_size: int = 100_000  # transitions in the replay, per seed
     batch_size: int = 32  # transitions per update
     gamma: float = 0.99  # discount factor
@@ -36,7 +36,7 @@ class Args:
     optimizer: Literal["rmsprop", "adam"] = "adam"  # RMSProp is centered, with a decay of 0.95
     learning_rate: float = 2.5e-4  # step size of the optimizer
     optimizer_eps: float = 3.125e-4  # added to the root of the mean squared gradient, against steps too long
-    eps_in_sqrt: bool = False  # RMSProp adds it within the root instead, as TensorFlow did for the Nature paper
+    eps_in_sqrt: bool = False  # RMSProp adds it within the root instead, as Dopamine's TensorFlow agents do
     target_interval: int = 250  # gradient updates between two copies of the network to the target network
     num_atoms: int = 51  # values whose probabilities are learnt, evenly from -v_max to v_max
     v_max: float = 100  # the largest return that can be told; 10 on Atari, whose rewards are clipped
@@ -377,7 +377,7 @@ def find_run(args, seed):
     now = {name: value for name, value in dataclasses.asdict(args).items() if name not in free} | {"seed": seed}
     held = [path.name for path in folder.glob("*") if path.suffix != ".tmp"]
     require(not held or "args.json" in held, f"{folder} holds no run; move it away or choose another --runs-dir")
-    old = json.loads((folder / "args.json").read_text()) if held and not args.overwrite else now
+    old = json.loads((folder / "args.json").read_text()) if held and (args.evaluate or not args.overwrite) else now
     other = ", ".join(f"{k} {old.get(k)} (now {now.get(k)})" for k in now | old if now.get(k) != old.get(k))
     require(not other, f"{folder} holds another run: {other}; choose another --exp-name, or --overwrite it")
     return folder, now
@@ -455,8 +455,9 @@ def restore(state, folders):
 def check(args):  # before anything is written
     zero = "seed gamma sticky end_e eval_e hidden_dim eval_interval checkpoint_interval".split()
     for name, value in dataclasses.asdict(args).items():
-        most = 1 if name in ("gamma", "sticky", "end_e", "eval_e") else 2**31 - 1
-        fits = isinstance(value, str | bool) or (0 if name in zero else 1e-9) <= value <= most
+        most = 1 if name in ("gamma", "sticky", "end_e", "eval_e") else 2**31 - args.num_seeds
+        least = 2 if name == "num_atoms" else 0 if name in zero else 1e-9
+        fits = isinstance(value, str | bool) or least <= value <= most
         require(fits, f"--{name.replace('_', '-')} cannot be {value}")
     uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval
     require(not uneven, "--eval-interval and --checkpoint-interval must be multiples of --log-interval")

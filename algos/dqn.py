@@ -26,7 +26,7 @@ class Args:
     num_seeds: int = 1  # seeds trained side by side in one program, each a run of its own with its own folder
     total_timesteps: int = 1_000_000  # environment steps per seed; may be raised later, and the run goes on
     replay_ratio: float = 1  # gradient updates per environment step; 0.25: one in 4 (BBF's code: times the batch)
-    learning_starts: int = 5_000  # environment steps with uniformly random actions; the first update comes in this step
+    learning_starts: int = 5_000  # environment steps with uniformly random actions; no update comes before this step
     buffer_size: int = 100_000  # transitions in the replay, per seed
     batch_size: int = 32  # transitions per update
     gamma: float = 0.99  # discount factor
@@ -35,7 +35,7 @@ class Args:
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"  # RMSProp is centered, with a decay of 0.95
     learning_rate: float = 2.5e-4  # step size of the optimizer
     optimizer_eps: float = 0.01  # added to the root of the mean squared gradient, against steps too long
-    eps_in_sqrt: bool = False  # RMSProp adds it within the root instead, as TensorFlow did for the Nature paper
+    eps_in_sqrt: bool = False  # RMSProp adds it within the root instead, as Dopamine's TensorFlow agents do
     loss: Literal["huber", "mse"] = "huber"  # of the temporal-difference error: Huber's (bound at 1), or its square
     target_interval: int = 1_000  # gradient updates between two copies of the network to the target network
     hidden_dim: int = 128  # width of the hidden layer (two of them where observations are no images); 0 has none
@@ -355,7 +355,7 @@ def find_run(args, seed):
     now = {name: value for name, value in dataclasses.asdict(args).items() if name not in free} | {"seed": seed}
     held = [path.name for path in folder.glob("*") if path.suffix != ".tmp"]
     require(not held or "args.json" in held, f"{folder} holds no run; move it away or choose another --runs-dir")
-    old = json.loads((folder / "args.json").read_text()) if held and not args.overwrite else now
+    old = json.loads((folder / "args.json").read_text()) if held and (args.evaluate or not args.overwrite) else now
     other = ", ".join(f"{k} {old.get(k)} (now {now.get(k)})" for k in now | old if now.get(k) != old.get(k))
     require(not other, f"{folder} holds another run: {other}; choose another --exp-name, or --overwrite it")
     return folder, now
@@ -433,7 +433,7 @@ def restore(state, folders):
 def check(args):  # before anything is written
     zero = "seed gamma sticky end_e eval_e hidden_dim eval_interval checkpoint_interval".split()
     for name, value in dataclasses.asdict(args).items():
-        most = 1 if name in ("gamma", "sticky", "end_e", "eval_e") else 2**31 - 1
+        most = 1 if name in ("gamma", "sticky", "end_e", "eval_e") else 2**31 - args.num_seeds
         fits = isinstance(value, str | bool) or (0 if name in zero else 1e-9) <= value <= most
         require(fits, f"--{name.replace('_', '-')} cannot be {value}")
     uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval

@@ -381,7 +381,7 @@ def find_run(args, seed):
     now = {name: value for name, value in dataclasses.asdict(args).items() if name not in free} | {"seed": seed}
     held = [path.name for path in folder.glob("*") if path.suffix != ".tmp"]
     require(not held or "args.json" in held, f"{folder} holds no run; move it away or choose another --runs-dir")
-    old = json.loads((folder / "args.json").read_text()) if held and not args.overwrite else now
+    old = json.loads((folder / "args.json").read_text()) if held and (args.evaluate or not args.overwrite) else now
     other = ", ".join(f"{k} {old.get(k)} (now {now.get(k)})" for k in now | old if now.get(k) != old.get(k))
     require(not other, f"{folder} holds another run: {other}; choose another --exp-name, or --overwrite it")
     return folder, now
@@ -459,7 +459,8 @@ def restore(state, folders):
 def check(args):  # before anything is written
     for name, value in dataclasses.asdict(args).items():
         least = 0 if name in ("seed", "gamma", "eval_interval", "checkpoint_interval", "reset_interval") else 1e-9
-        fits = isinstance(value, str | bool) or least <= value <= (1 if name in ("gamma", "tau") else 2**31 - 1)
+        most = 1 if name in ("gamma", "tau") else 2**31 - args.num_seeds
+        fits = isinstance(value, str | bool) or least <= value <= most
         require(fits, f"--{name.replace('_', '-')} cannot be {value}")
     uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval
     require(not uneven, "--eval-interval and --checkpoint-interval must be multiples of --log-interval")

@@ -25,7 +25,7 @@ class Args:
     num_seeds: int = 1  # seeds trained side by side in one program, each a run of its own with its own folder
     total_timesteps: int = 100_000  # environment steps (4 frames) per seed; may be raised later, and the run goes on
     replay_ratio: float = 2  # gradient updates per environment step; 0.25: one in 4 (BBF's code: times the batch)
-    learning_starts: int = 2_000  # environment steps with uniformly random actions; the first update comes in this step
+    learning_starts: int = 2_000  # environment steps with uniformly random actions; no update comes before this step
     buffer_size: int = 100_000  # environment steps in the replay, per seed: 7 kB each
     batch_size: int = 32  # transitions per update
     gamma: float = 0.99  # discount factor
@@ -283,7 +283,7 @@ def updates_by(args, step):  # floor(step * replay_ratio), exact in integers, of
 
 def resets_until(args, step):  # each is followed by a whole interval, up to resets_end
     due = [updates_by(args, at) // (args.reset_interval or 2**31 - 1) for at in (step, args.resets_end)]
-    return jnp.minimum(due[0], max(0, due[1] - 1))
+    return jnp.minimum(due[0], max(0, min(due[1], 2**31) - 1))
 
 
 def soft_reset(args, key, state):
@@ -422,7 +422,7 @@ def find_run(args, seed):
     now = {name: value for name, value in dataclasses.asdict(args).items() if name not in free} | {"seed": seed}
     held = [path.name for path in folder.glob("*") if path.suffix != ".tmp"]
     require(not held or "args.json" in held, f"{folder} holds no run; move it away or choose another --runs-dir")
-    old = json.loads((folder / "args.json").read_text()) if held and not args.overwrite else now
+    old = json.loads((folder / "args.json").read_text()) if held and (args.evaluate or not args.overwrite) else now
     other = ", ".join(f"{k} {old.get(k)} (now {now.get(k)})" for k in now | old if now.get(k) != old.get(k))
     require(not other, f"{folder} holds another run: {other}; choose another --exp-name, or --overwrite it")
     return folder, now
@@ -501,7 +501,7 @@ def check(args):  # before anything is written
     zero = "seed eval_interval checkpoint_interval spr_weight reset_interval resets_end".split()
     shares = "gamma sticky end_e eval_e tau shrink_factor".split()
     for name, value in dataclasses.asdict(args).items():
-        least, most = 0 if name in zero + shares else 1e-9, 1 if name in shares else 2**31 - 1
+        least, most = 0 if name in zero + shares else 1e-9, 1 if name in shares else 2**31 - args.num_seeds
         fits = isinstance(value, str | bool) or (least <= value <= most and (name, value) != ("num_atoms", 1))
         require(fits, f"--{name.replace('_', '-')} cannot be {value}")
     uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval

@@ -96,6 +96,8 @@ def run_slurm(jobs, args, signals, display):
     new = [job for job in jobs if job not in ids]
     display.say(f"{len(ids)} jobs are in the queue already, {len(new)} are submitted now")
     submitted = {}
+    for job in new:  # what became of an earlier attempt says nothing of this one
+        Path(job.records, f"{job.name}.json").unlink(missing_ok=True)
     if new:
         with executor.batch():
             submitted = {job: executor.submit(Task(job, environment(args), args.timeout)) for job in new}
@@ -122,7 +124,7 @@ def run_ray(jobs, args, signals, display):
 
     os.chdir(ROOT)  # where the workers then start, so that they find this package
     here = {} if args.ray_address else {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
-    ray.init(address=args.ray_address or None, log_to_driver=False, logging_level="error", **here)
+    ray.init(address=args.ray_address or "local", log_to_driver=False, logging_level="error", **here)
     gpu = 1 if args.device == "gpu" else 0
 
     # Retried is the death of a worker or its node; a script that fails has its second attempt in the task.
@@ -146,11 +148,8 @@ def run_ray(jobs, args, signals, display):
             try:
                 found[job] = ray.get(handle)
             except ray.exceptions.RayError as error:
-                found[job] = (
-                    end_of(job)
-                    if is_done(job) or cancelled
-                    else {"status": "failed", "why": str(error).splitlines()[0]}
-                )
+                why = {"status": "stopped"} if cancelled else {"status": "failed", "why": str(error).splitlines()[0]}
+                found[job] = {"status": "done"} if is_done(job) else why
             report(display, job, found[job])
         display.update(at_work(pending.values()), found, every=WATCH_S)
     ray.shutdown()

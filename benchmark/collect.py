@@ -8,9 +8,11 @@ is 1.
 """
 
 import csv
+import fcntl
 import io
 import json
 import math
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -101,13 +103,16 @@ def replace(path, text):
 
 def collect(suite, runs_dir, results_dir, unfinished=False):
     """Brings the suite's table up to date with the runs in a folder -> (runs collected, folders that were left out)."""
-    rows, made, left = {}, {}, []
+    rows, made, left, taken = {}, {}, [], {}
     for folder in sorted(path for path in Path(runs_dir).glob("*") if path.name != "sweep"):
         if (folder / "args.json").exists() and not (folder / "done").exists() and not unfinished:
             print(f"not finished: {folder}")
             continue
         try:
             own, args, starts = read_run(folder, suite)
+            name = (args["exp_name"], float(args["replay_ratio"]), args["env_id"], int(args["seed"]))
+            if (other := taken.setdefault(name, folder)) is not folder:
+                raise Unusable(f"it is the same run as {other}; move one of them away")
         except Unusable as error:
             left.append(folder)
             print(f"left out: {folder}: {error}", file=sys.stderr)
@@ -120,6 +125,8 @@ def collect(suite, runs_dir, results_dir, unfinished=False):
     if made:
         out = Path(results_dir, suite)
         out.mkdir(parents=True, exist_ok=True)
+        lock = os.open(out, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two sweeps that end together, one waits, lest it drop the other's rows
         old = [row for row in read_table(out / "curves.csv") if key(row) not in rows]
         table = sorted(
             [*old, *(row for own in rows.values() for row in own)], key=lambda row: (*key(row), int(row[5]), row[6])
@@ -131,6 +138,7 @@ def collect(suite, runs_dir, results_dir, unfinished=False):
         known = json.loads((out / "run.json").read_text()) if (out / "run.json").exists() else {}
         replace(out / "curves.csv", text.getvalue())
         replace(out / "run.json", json.dumps(dict(sorted((known | made).items())), indent=1) + "\n")
+        os.close(lock)
     return len(made), left
 
 
@@ -149,4 +157,7 @@ def main(args: Args):
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    try:
+        main(tyro.cli(Args))
+    except OSError as error:  # a folder that cannot be made, a full disk
+        require(False, f"cannot use {error.filename or 'an output'}: {error.strerror or error}")

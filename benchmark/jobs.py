@@ -5,6 +5,7 @@ A job is known by its run folders alone, so any process on any machine that sees
 the script's process: it is free only when that process is gone, whoever started it and however the starter ended.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -80,6 +81,15 @@ def parse_flags(words):
     return flags
 
 
+def whole_number(name, value):
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    require(number > 0, f"--{name} must be a whole number above 0, not {'nothing' if value is None else value}")
+    return number
+
+
 def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, extra=(), tasks=()):
     """A grid -> its jobs, first seeds first, so that a sweep that stops midway holds something of everything.
     Of the suite's tasks only `tasks`, if any are given."""
@@ -106,7 +116,7 @@ def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, ext
                     stem = f"{env_id}__{flags.get('exp-name') or algo}__rr{ratio:g}__".replace("/", "-")
                     folders = tuple(str(Path(ROOT, runs_dir, f"{stem}{seed}")) for seed in numbers)
                     name = stem + (f"{first}-{numbers[-1]}" if len(numbers) > 1 else f"{first}")
-                    steps = int(flags["total-timesteps"])
+                    steps = whole_number("total-timesteps", flags["total-timesteps"])
                     jobs.append(Job(name, tuple(words), folders, str(Path(ROOT, runs_dir, "sweep")), steps, ratio))
     require(len({job.name for job in jobs}) == len(jobs), "two jobs of this sweep would share a run's folder")
     return jobs
@@ -192,7 +202,8 @@ class Running:
 
     def __init__(self, job, lock, cores=(), environment=(), timeout=0.0):
         self.job, self.lock, self.timeout, self.told, self.why = job, lock, timeout, None, ""
-        self.begin = time.time()
+        self.begin = self.busy = time.time()
+        self.computed = 0.0
         with open(ROOT / job.log, "a") as log:
             log.write(f"\n== {time.strftime('%Y-%m-%d %H:%M:%S')} {os.uname().nodename}: {job.command}\n")
             log.flush()
@@ -216,9 +227,15 @@ class Running:
         record(job, status="running", host=os.uname().nodename, pid=self.process.pid, since=self.begin)
 
     def last_sign(self):
-        """When the job last wrote anything."""
+        """When the job last wrote anything, or was seen to have computed for a second: a long evaluation writes
+        nothing, and a job that hangs does not compute."""
+        with contextlib.suppress(OSError):  # it has just ended
+            after_name = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
+            computed = sum(map(int, after_name[11:13])) / os.sysconf("SC_CLK_TCK")  # in it and for it, by the kernel
+            if computed - self.computed >= 1:
+                self.busy, self.computed = time.time(), computed
         files = [ROOT / self.job.log, *(path for folder in self.job.folders for path in Path(folder).glob("*"))]
-        times = [self.begin]
+        times = [self.begin, self.busy]
         for path in files:
             try:
                 times.append(path.stat().st_mtime)
@@ -299,6 +316,8 @@ class Task:
             self.running.process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
             self.running.kill()
+            self.running.process.wait()
+        self.running.poll()  # records what became of it
 
     def checkpoint(self):
         """Called by submitit before a time limit or a preemption -> the submission that goes on."""

@@ -16,6 +16,7 @@ import io
 import json
 import math
 import re
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass
 from fractions import Fraction
@@ -70,12 +71,15 @@ LABELS |= {"rainbow_munchausen_iqn": "Rainbow, Munchausen, IQN"} | {
         "no_noise": "no noise",
     }.items()
 }
+LABELS |= {"sr_spr": "SR-SPR"}
 # One agent but for its resets, so runs compare where the steps of their resets agree: every so many updates, or steps
 SAME_BUT_RESETS = {"sac": {}, "sr_sac": {"updates": 2_560_000}, "sac_resets_200k": {"steps": 200_000}}
+RESETS = {"bbf": (40_000, 100_000)}  # of other published agents: every so many updates, none too late before this step
 COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"]  # Okabe and Ito's
 LINES = ["-", "--", "-.", ":"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 GREY = "#666666"
+MARKED = 5  # up to so many resets are marked in the curves
 FEW = 3  # up to so many seeds each is drawn as a thin line, beside their mean
 ALL = "all tasks compared"
 
@@ -243,12 +247,14 @@ def score_matrix(scores, tasks):
     return np.array([[scores[task][seed] for seed in sorted(scores[task])[:runs]] for task in tasks]).swapaxes(0, 1)
 
 
-def reset_steps(updates, ratio, end):
-    """The steps before `end` after which an agent is reset that is reset every so many updates (0: never)."""
+def reset_steps(updates, ratio, end, until=None):
+    """The steps before `end` after which an agent is reset that is reset every so many updates (0: never). With
+    `until`, --resets-end of sr_spr and bbf, each reset is followed by a whole interval up to that step."""
     if not updates:
         return ()
     every = Fraction(updates) / Fraction(str(ratio))
-    steps = {math.ceil(k * every) for k in range(1, math.ceil(end / every) + 1)}  # two at one step are one
+    most = math.inf if until is None else math.floor(until * Fraction(str(ratio))) // updates - 1
+    steps = {math.ceil(k * every) for k in range(1, math.ceil(end / every) + 1) if k <= most}  # two at one are one
     return tuple(sorted(step for step in steps if step < end))
 
 
@@ -260,9 +266,12 @@ def read_csv(path, columns):
     require(Path(path).is_file(), f"no file {path}")
     with (gzip.open if str(path).endswith(".gz") else open)(path, "rt") as file:
         reader = csv.DictReader(file)
-        missing = columns - {*(reader.fieldnames or ())}
-        require(not missing, f"{path} has no column {', '.join(sorted(missing))}")
-        yield from reader
+        try:
+            missing = columns - {*(reader.fieldnames or ())}
+            require(not missing, f"{path} has no column {', '.join(sorted(missing))}")
+            yield from reader
+        except (EOFError, UnicodeDecodeError, csv.Error, zlib.error, gzip.BadGzipFile) as error:
+            require(False, f"{path} is damaged: {error}")
 
 
 def read_curves(path, name):
@@ -314,11 +323,15 @@ def read_reference(path, algos, envs, last):
     """Published rows up to a step -> {(algo, replay_ratio): {env: {seed: {step: return}}}}"""
     names, found = {dm_control_name(env): env for env in envs}, set()
     curves = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
-    for row in read_csv(path, REFERENCE_COLUMNS):
+    for number, row in enumerate(read_csv(path, REFERENCE_COLUMNS), 2):
         found.add(row["algo"])
-        if row["algo"] in algos and row["task"] in names and int(row["step"]) <= last:
-            seeds = curves[row["algo"], float(row["replay_ratio"])][names[row["task"]]]
-            seeds[int(row["seed"])][int(row["step"])] = float(row["return"])
+        try:
+            config, seed, step = (row["algo"], float(row["replay_ratio"])), int(row["seed"]), int(row["step"])
+            value = float(row["return"])
+        except (TypeError, ValueError):
+            require(False, f"line {number} of {path} is damaged")
+        if row["algo"] in algos and row["task"] in names and step <= last:
+            curves[config][names[row["task"]]][seed][step] = value
     unknown = [algo for algo in algos if algo not in found]
     require(not unknown, f"{path} has no {', '.join(unknown)}; it has {', '.join(sorted(found))}")
     return {config: {env: dict(seeds) for env, seeds in own.items()} for config, own in sorted(curves.items())}
@@ -412,9 +425,8 @@ def sort_runs(curves, suite, name_of):
     empty = [env for env in suite.scores if not any(env in envs for envs in curves.values())]
     if empty:
         remarks.append(f"No run at all of {', '.join(empty)}.")
-    for config, envs in curves.items():  # as many seeds as any task and ratio of the algorithm has
-        others = [own for other, own in curves.items() if other[0] == config[0]]
-        everyone = {seed for own in others for seeds in own.values() for seed in seeds}
+    everyone = {seed for own in curves.values() for seeds in own.values() for seed in seeds}
+    for config, envs in curves.items():  # as many seeds as any other has
         for env in [env for env in suite.scores if env not in empty]:
             absent = everyone - {*envs.get(env, ())}
             if absent:
@@ -441,7 +453,8 @@ def differing(runs, name_of, suite):
 
 def schedule_of(made, ratio, window_end):
     """The steps of the resets that runs of one config share before the window ends; None if they differ."""
-    found = {reset_steps(run["args"].get("reset_interval", 0), ratio, window_end) for run in made}
+    options = [(run["args"].get("reset_interval", 0), run["args"].get("resets_end")) for run in made]
+    found = {reset_steps(updates, ratio, window_end, until) for updates, until in options}
     return found.pop() if len(found) == 1 else None
 
 
@@ -454,8 +467,8 @@ def script_of(made, algo):
 def comparable(config, script, schedule, available, window_end, order):
     """The published configs that one of ours may be compared with, the preferred first.
 
-    They have its ratio and algorithm; algorithms of SAME_BUT_RESETS stand in for each other where both are reset at the
-    same steps, and are compared only then: SR-SAC before its first reset is SAC.
+    They have its ratio and its resets' steps, and its name: runs under another --exp-name may differ in anything. But
+    algorithms of SAME_BUT_RESETS stand in for each other: SR-SAC before its first reset is SAC.
     """
     found = []
     for algo in sorted(order, key=lambda algo: (algo != script, order.index(algo))):
@@ -464,7 +477,8 @@ def comparable(config, script, schedule, available, window_end, order):
             updates = rule.get("updates", 0) or rule.get("steps", 0) * Fraction(str(config[1]))
             fits = reset_steps(updates, config[1], window_end) == schedule
         else:
-            fits = algo == script
+            updates, until = RESETS.get(algo, (0, None))
+            fits = algo == config[0] and reset_steps(updates, config[1], window_end, until) == schedule
         if fits and (algo, config[1]) in available:
             found.append((algo, config[1]))
     return found
@@ -631,7 +645,7 @@ def prepare(args):
         there = sum(len(own[env]) for env in tasks)
         if matrix.size < there:
             what = (
-                f"the aggregates use {matrix.size} of its {there} finished runs, the lowest {len(matrix)} of each task"
+                f"the aggregates use {matrix.size} of its {there} finished runs, the first {len(matrix)} of each task"
             )
             remarks.append(f"{look.config(config)}: {what}, as many as the task with the fewest has.")
     comparisons = compare(whole, suite, theirs, allowed)
@@ -670,11 +684,14 @@ class Look:
 
     def __init__(self, algos, labels):
         self.labels = LABELS | labels
-        known = [*LABELS, *sorted({*algos} - {*LABELS})]  # an algorithm looks the same in every suite
-        self.styles = {
-            algo: {"color": COLORS[k % 7], "linestyle": LINES[k % 4], "marker": MARKERS[k % 7]}
-            for k, algo in enumerate(known)
-        }
+        known = [*LABELS, *sorted({*algos} - {*LABELS})]  # an algorithm looks the same in every suite,
+        self.styles, taken = {}, set()
+        for place, algo in enumerate(known):
+            k = place % 7
+            if algo in algos:  # but for one whose color another one has in this suite
+                k = next((j % 7 for j in range(k, k + 7) if j % 7 not in taken), k)
+                taken.add(k)
+            self.styles[algo] = {"color": COLORS[k], "linestyle": LINES[place % 4], "marker": MARKERS[k]}
 
     def name(self, algo):
         return self.labels.get(algo, algo)
@@ -754,6 +771,11 @@ def mean_band(results, seeds):
     return steps, *results.estimate(values, lambda x: x.mean(axis=(0, 1)))
 
 
+def drawn_ratios(results):
+    """The ratios of which there is a curve to draw."""
+    return sorted({c[1] for group in (results.whole, results.part) for c, own in group.items() if own})
+
+
 def draw_curves(results, ratio, path):
     """Learning curves at one ratio, a panel per task: ours, and the published that they may be compared with."""
     configs = [config for config in results.whole if config[1] == ratio]
@@ -790,7 +812,11 @@ def draw_curves(results, ratio, path):
         top = max(
             drawn + read + [x for seeds in references.values() for curve in seeds.values() for x in curve.values()]
         )
-        axis.set_ylim(min(0, *drawn), 1.05 * max(top, 1))  # the same for all ratios but for the published
+        for config in configs:
+            for step in results.schedules.get(config, ()) if len(results.schedules.get(config, ())) <= MARKED else ():
+                axis.axvline(step, color=results.look.line(config[0])["color"], linewidth=0.8, linestyle=(0, (1, 2)))
+        low, top = min(0, *drawn), 1.05 * max(top, 1)  # the same for all ratios but for the published
+        axis.set_ylim(low - 0.02 * (top - low), top)  # a curve at zero is seen
         axis.set_xlim(left=0)
         axis.xaxis.set_major_formatter(thousands)
         canvas.finish(axis, short(env))
@@ -1049,9 +1075,9 @@ def comparison_section(results):
         "steps. "
         f"Comparisons of one task at one ratio: {len(singles)} ({told}). "
         "A difference (ours less theirs) has Welch's 95 % interval over seeds. *agrees*: zero lies inside. *higher*, "
-        "*lower*: it does not. *too few seeds to say*: zero lies inside, but the interval reaches further than half of "
-        "the published score to either side, or there is none for a single seed. Of twenty comparisons of equal agents "
-        "one is expected to come out higher or lower."
+        "*lower*: it does not. *too few seeds to say*: zero lies inside, but half the interval's width is more than "
+        "half of what the published score has above a random policy's, or there is no interval, with a single seed. Of "
+        "twenty comparisons of equal agents one is expected to come out higher or lower."
     )
     if any(row.theirs.reading for row in rows):
         yield (
@@ -1081,7 +1107,7 @@ def provenance_section(results):
         for start in starts:
             device, threads = start.get("device", "unknown"), start.get("threads", "unknown")
             places.add(f"{start.get('cpu', device) if device == 'cpu' else device}, threads: {threads}")
-            versions |= {f"{name} {start[name]}" for name in ("jax", "envpool") if name in start}
+            versions |= {f"{name} {start[name]}" for name in ("jax", "envpool", "gymnax") if name in start}
         where = "; ".join(sorted(places))
         commits = ", ".join(sorted({str(start.get("commit", "unknown"))[:7] for start in starts}))
         rows.append([results.look.name(config[0]), f"{config[1]:g}", len(made), often, span, where, commits])
@@ -1092,9 +1118,13 @@ def provenance_section(results):
     made_with = f" Versions: {', '.join(sorted(versions))}." if versions else ""
     yield f"Minutes: median (least to most); seeds of one program share its time.{made_with}"
     if scripts == {True} and seeds == {*range(1, len(seeds) + 1)}:
-        algos, ratios = ({config[k] for config in results.runs} for k in (0, 1))
-        grid = f"--algos {' '.join(sorted(algos))} --replay-ratios {' '.join(f'{ratio:g}' for ratio in sorted(ratios))}"
-        yield f"The whole grid: `python -m benchmark.sweep --suite {results.args.suite} {grid} --seeds {max(seeds)}`"
+        algos, commands = defaultdict(list), []
+        for algo in sorted({config[0] for config in results.runs}):
+            algos[" ".join(f"{ratio:g}" for other, ratio in sorted(results.runs) if other == algo)].append(algo)
+        for ratios, own in algos.items():
+            grid = f"--algos {' '.join(own)} --replay-ratios {ratios} --seeds {max(seeds)}"
+            commands.append(f"    python -m benchmark.sweep --suite {results.args.suite} {grid}")
+        yield "\n".join(["The whole grid:\n", *commands])
 
 
 def page(results, aggregates):
@@ -1112,9 +1142,11 @@ def page(results, aggregates):
         *aggregate_section(results, aggregates),
         "## Learning curves",
         f"Mean over finished runs, with its interval where there are more than {FEW}; else the thin lines are the "
-        f"seeds. Unfinished runs are thin, too.{' Grey: published runs at this ratio.' if results.reference else ''}",
+        f"seeds. Unfinished runs are thin, too.{' Grey: published runs at this ratio.' if results.reference else ''}"
+        + " Dotted upright lines: an algorithm's resets."
+        * any(0 < len(x) <= MARKED for x in results.schedules.values()),
     ]
-    for ratio in sorted({config[1] for config in results.whole}):
+    for ratio in drawn_ratios(results):
         text += [f"Replay ratio {ratio:g}:", f"![Learning curves at ratio {ratio:g}](curves_rr{ratio:g}.png)"]
     text += comparison_section(results)
     if aggregates:
@@ -1132,7 +1164,7 @@ def main(args: Args):
     tables, docs = Path(args.results_dir, args.suite), Path(args.docs_dir, args.suite)
     docs.mkdir(parents=True, exist_ok=True)
     write_tables(results, aggregates, tables)
-    for ratio in sorted({config[1] for config in results.whole}):
+    for ratio in drawn_ratios(results):
         draw_curves(results, ratio, docs / f"curves_rr{ratio:g}.png")
     if several_ratios(aggregates):
         draw_ratio(results, aggregates, docs / "ratio.png")
@@ -1151,4 +1183,7 @@ def main(args: Args):
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    try:
+        main(tyro.cli(Args))
+    except OSError as error:  # a folder that cannot be made, a full disk, a closed pipe
+        require(False, f"cannot use {error.filename or 'an output'}: {error.strerror or error}")

@@ -54,7 +54,7 @@ class Args:
     """the task of the comparison with SBX: known to EnvPool and, with MuJoCo, to Gymnasium"""
     sbx_python: str = ".venv/sbx/bin/python"
     """the Python that has SBX, from requirements-sbx.txt; `make speed` installs it"""
-    parts: tuple[str, ...] = PARTS[:-1]
+    parts: tuple[str, ...] = ("own", "buffers", "bound", "pinned", "sbx", "minatar", "atari")
     """what to measure, of own, buffers, bound, pinned, sbx, minatar, atari and spr"""
     ratios: tuple[int, ...] = (1, 8, 32)
     """replay ratios of own; the other parts take the first two"""
@@ -509,7 +509,8 @@ def main(args: Args):
     require(args.parts and not unknown, f"--parts takes {', '.join(PARTS)}, not {' '.join(unknown) or 'nothing'}")
     pool = Path(args.script).is_file() and "def make_pool(" in Path(args.script).read_text()
     require(pool, f"--script {args.script} is no script on a pool of environments; give sac.py or one of its children")
-    require(args.rounds > 0 and args.seconds > 0 and args.ratios, "--rounds, --seconds and --ratios must be positive")
+    numbers = (args.rounds, args.seconds, args.seeds, args.batch_size, args.hidden_dim, *args.ratios)
+    require(args.ratios and min(numbers) > 0, "--rounds, --seconds, --seeds, sizes and --ratios must be positive")
     missing = "sbx" in args.parts and not Path(args.sbx_python).exists()
     others = " ".join(part for part in args.parts if part != "sbx") or "own"
     require(not missing, f"no SBX at {args.sbx_python}: `make speed` installs it; without it: --parts {others}")
@@ -520,12 +521,14 @@ def main(args: Args):
     machine = {"date": datetime.date.today().isoformat(), "commit": commit, "cpu": cpu, "cores": len(cores)}
     machine |= {"system": platform.system(), "python": platform.python_version()}
     machine |= {"batch_size": args.batch_size, "hidden_dim": args.hidden_dim}
-    lines = []
+    lines, file = [], open(args.json, "a") if args.json else None
 
     def note(part, own, **what):
         rates = [round(rate, 3) for rate in own["rates"]]
         own = {name: value for name, value in own.items() if name != "rates"}
         lines.append(json.dumps({"part": part} | machine | what | {"seed_updates_per_s": rates} | own))
+        if file:  # at once: a later part may fail
+            print(lines[-1], file=file, flush=True)
 
     print(f"{cpu}, {len(cores)} cores, commit {commit[:7]}, {machine['date']}.")
     print(f"Median of {args.rounds} turns of {args.seconds:g} s each (least to most).\n", flush=True)
@@ -547,11 +550,11 @@ def main(args: Args):
     for part in ("atari", "spr"):
         if part in args.parts:
             measure_atari(args, note, cores, part)
-    if args.json:
-        with open(args.json, "a") as file:
-            file.writelines(f"{line}\n" for line in lines)
     print("\n".join(lines))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    try:
+        main(tyro.cli(Args))
+    except OSError as error:  # a file that cannot be opened, a full disk, a closed pipe
+        require(False, f"cannot use {error.filename or 'an output'}: {error.strerror or error}")

@@ -34,10 +34,11 @@ class Suite:
     def score(self):
         """What a run's score is, in words."""
         first, last = self.statistic
+        returns = f"at steps {first:,} to {last:,}" if first < last else f"at step {last:,}"
         return {
             "charts/average_return": f"the training return's moving average over episodes, at step {last:,}",
             "charts/mean_return": f"the mean return of all training episodes of the first {last:,} steps",
-        }.get(self.metric, f"the mean of the evaluation returns at steps {first:,} to {last:,}")
+        }.get(self.metric, f"the mean of the evaluation returns {returns}")
 
     @property
     def parts(self):
@@ -160,7 +161,7 @@ SUITES = {
         (400_000, 500_000),
     ),
     "dmc_cpu": Suite(
-        "three DMC15 tasks, 30k steps, resets every 128,000 updates, a twentieth of the paper's: for two cores",
+        "three DMC15 tasks, 30k steps, resets every 128,000 updates (the paper: 2,560,000): small enough for two cores",
         dict.fromkeys(("CheetahRun-v1", "ReacherHard-v1", "WalkerRun-v1"), DMC),
         {"total-timesteps": 30_000},
         (10_000, 30_000),
@@ -258,6 +259,7 @@ SUITES = {
         },
         (5_000, 9_000),
         {"sr_sac": {"reset-interval": 36_000}},
+        variants={"sr_sac_no_reset": ("sr_sac", {"reset-interval": 0})},
     ),
     "demo": Suite(
         "what `make demo` runs: replay ratios on an easy task with small networks, in minutes on two cores",

@@ -64,7 +64,7 @@ class Args:
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """what the jobs compute on; auto takes GPUs if there are any and JAX is installed for them (local), else CPUs"""
     timeout: float = 3600.0
-    """a job without a sign of life (a line, a step) for so many seconds is stopped and has failed; 0 waits for ever"""
+    """a job that neither writes nor computes for so many seconds is stopped and has failed; 0 waits for ever"""
     cpus_per_job: int = 0
     """cores of a job; 0 shares this machine's among the jobs (local), 1 (slurm, ray)"""
     minutes_per_job: int = 240
@@ -156,7 +156,8 @@ def slots(args):
     number = args.jobs or max(1, len(cores) // (args.cpus_per_job or 1))
     each = args.cpus_per_job or max(1, len(cores) // number)
     require(
-        each * number <= len(cores), f"{number} jobs of {each} cores do not fit on {len(cores)} cores; lower --jobs"
+        each * number <= len(cores),
+        f"{number} jobs of {each} cores do not fit on {len(cores)} cores; lower --jobs or --cpus-per-job",
     )
     environment = {"JAX_PLATFORMS": "cpu"} if args.device == "cpu" else {}
     if each == 1:
@@ -258,12 +259,14 @@ def plain(args, extra):
     require(args.suite in SUITES, f"there is no suite {args.suite!r}; there are {', '.join(SUITES)}")
     there = sorted([path.stem for path in (ROOT / "algos").glob("*.py")] + [*SUITES[args.suite].variants])
     unknown = [algo for algo in args.algos if algo not in there]
-    require(not unknown and args.algos, f"there is no script {', '.join(unknown)}; there are {', '.join(there)}")
+    require(args.algos, f"--algos needs at least one of {', '.join(there)}")
+    require(not unknown, f"there is no script {', '.join(unknown)}; there are {', '.join(there)}")
     tasks = SUITES[args.suite].scores
     unknown = [task for task in args.tasks if task not in tasks]
     require(not unknown, f"{args.suite} has no task {', '.join(unknown)}; its tasks are {', '.join(tasks)}")
     require(args.seeds >= 1 and args.seeds_per_job >= 0, "--seeds must be 1 or more, --seeds-per-job 0 or more")
-    require(args.replay_ratios and min(args.replay_ratios) > 0, "--replay-ratios must be above 0")
+    fit = args.replay_ratios and all(0 < ratio < 2**31 for ratio in args.replay_ratios)
+    require(fit, "--replay-ratios must be above 0, and less than 2^31")
     require(
         min(args.jobs, args.cpus_per_job, args.timeout) >= 0, "--jobs, --cpus-per-job and --timeout must be 0 or more"
     )
@@ -332,7 +335,10 @@ def run(args, extra=()):
         print(f"failed: {job.name}: {result['why']}; see {job.log}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(jobs)} jobs failed; the same command tries them again", file=sys.stderr)
-    return 128 + signals[0] if signals else 1 if failed or left else 0
+    undone = [job for job in jobs if job not in failed and not is_done(job)]
+    if undone and not signals:  # stopped from elsewhere
+        print(f"{len(undone)} of {len(jobs)} jobs are not done; the same command goes on", file=sys.stderr)
+    return 128 + signals[0] if signals else 1 if failed or left or undone else 0
 
 
 def main():

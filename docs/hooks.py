@@ -294,9 +294,10 @@ def committed(suite):
 
 
 def scores(curves, window):
-    """{seed: {step: return}} -> the mean return over the window of each seed that has all its evaluations."""
+    """{seed: {step: return}} -> {seed: its mean return over the window}, of those that have all their evaluations."""
     steps = sorted({step for own in curves.values() for step in own if window[0] <= step <= window[1]})
-    return [fmean(own[step] for step in steps) for own in curves.values() if steps and all(s in own for s in steps)]
+    whole = {seed: own for seed, own in curves.items() if steps and all(step in own for step in steps)}
+    return {seed: fmean(own[step] for step in steps) for seed, own in whole.items()}
 
 
 @cache
@@ -323,7 +324,8 @@ def provenance(runs):
             cpu, device, threads = layout.get("cpu", ""), layout["device"], layout["threads"]
             where = cpu if device == "cpu" or not cpu else f"{device}, {cpu}" if device != cpu else cpu
             machines[f"{where or device}, {threads} thread{'s' * (threads > 1)} a run"] = 1
-            versions[f"jax {layout['jax']}, EnvPool {layout['envpool']}"] = 1
+            player = "gymnax" if "MinAtar" in run["args"].get("env_id", "") and "gymnax" in layout else "envpool"
+            versions[f"jax {layout['jax']}, {player.replace('envpool', 'EnvPool')} {layout[player]}"] = 1
     return f"Commit {', '.join(commits)}; {'; '.join(machines)}; {'; '.join(versions)}."
 
 
@@ -334,8 +336,11 @@ def script_of(run):
 
 def resets_within(run):
     """Resets that a run saw, from its arguments: those due before its last step."""
-    interval, last = run["args"].get("reset_interval"), run["starts"][-1]["to_step"] - 1
-    return None if interval is None else int(last * run["args"]["replay_ratio"] // interval) if interval else 0
+    args, last = run["args"], run["starts"][-1]["to_step"] - 1
+    if not args.get("reset_interval"):
+        return args.get("reset_interval")
+    due = lambda step: int(step * args["replay_ratio"] // args["reset_interval"])
+    return min(due(last), max(0, due(args["resets_end"]) - 1)) if "resets_end" in args else due(last)
 
 
 def number(value):
@@ -355,12 +360,13 @@ def expect_table(name):
             for folder in folders:
                 if folder not in runs:
                     raise DocsError(f"benchmark/results/{suite}/run.json lacks {folder}, which curves.csv has")
-            own = [runs[folder] for folder in folders]
-            if script_of(own[0]) != name:
+            if script_of(runs[folders[0]]) != name:
                 continue
-            values = scores(seeds, plan.statistic)
-            if not values:
+            whole = scores(seeds, plan.statistic)
+            if not whole:
                 continue
+            own = [runs[folder] for folder, seed in zip(folders, seeds, strict=True) if seed in whole]
+            values = [*whole.values()]
             used += own
             returned = number(fmean(values)) + (f" ± {number(stdev(values))}" if len(values) > 1 else "")
             minutes = [sum(start["wall_s"] for start in run["starts"]) / 60 for run in own]
@@ -429,12 +435,33 @@ def teaser(suite):
     )
 
 
+def suite_flags(suite):
+    """All flags that a suite gives, in words: of all runs, of a script, of a script on a task, of a variant."""
+    typed = lambda flags: f"`{' '.join(f'--{k}' if v is None else f'--{k} {v}' for k, v in flags.items())}`"
+    told = [typed(suite.flags)]
+    told += [f"for `{algo}` also {typed(more)}" for algo, more in suite.algo_flags.items() if more]
+    for algo, tasks in suite.task_flags.items():
+        told += [f"for `{algo}` on {task} {typed(more)}" for task, more in tasks.items()]
+    for variant, (script, more) in suite.variants.items():
+        told.append(f"`{variant}` is `{script}`" + (f" with {typed(more)}" if more else ", with flags of its own"))
+    return "; ".join(told)
+
+
+def sweeps(name):
+    """The commands that make a suite's committed runs, one for the algorithms that have the same ratios and seeds."""
+    made, grids = defaultdict(list), defaultdict(list)
+    for run in committed(name)[1].values():
+        made[run["args"]["exp_name"]].append(run["args"])
+    for algo, own in sorted(made.items()):
+        ratios = " ".join(f"{ratio:g}" for ratio in sorted({args["replay_ratio"] for args in own}))
+        grids[f"--replay-ratios {ratios} --seeds {max(args['seed'] for args in own)}"].append(algo)
+    for grid, algos in grids.items():
+        yield f"python -m benchmark.sweep --suite {name} --algos {' '.join(algos)} {grid}"
+
+
 def suite_page(name):
     """The page of one suite: what it is, how it is run, the report if there is one, the raw data."""
     suite = suites()[name]
-    low, high = suite.statistic
-    own = [f"for `{algo}` also `--{k} {v}`" for algo, more in suite.algo_flags.items() for k, v in more.items()]
-    flags = "; ".join([f"`--{k} {v}`" for k, v in suite.flags.items()] + own)
     lines = [f"# {name}\n"]
     report = DOCS / "results" / name / "report.md"
     if report.exists():
@@ -443,11 +470,11 @@ def suite_page(name):
         lines.append(f"{suite.about[0].upper()}{suite.about[1:]}. No report has been drawn of it yet.\n")
     lines += [
         "## How to run it\n",
-        f"```\npython -m benchmark.sweep --suite {name} --dry-run\n```\n",
-        "prints the commands; [Sweep](../../sweep.md) says how to run them.\n",
+        "\n".join(["```", *sweeps(name), "```\n"]),
+        "With `--dry-run` they print the runs' own commands; [Sweep](../../sweep.md) says more.\n",
         f"* Tasks: {', '.join(suite.scores)}.",
-        f"* Flags: {flags}.",
-        f"* Statistic, fixed beforehand: a run's mean evaluation return from step {low:,} to {high:,}.\n",
+        f"* Flags: {suite_flags(suite)}.",
+        f"* A run's score, fixed beforehand: {suite.score}.\n",
     ]
     files = raw_files(name)
     if files:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -110,6 +111,19 @@ def test_a_damaged_folder_is_named_and_the_others_count(tmp_path, harm, says):
     text = run(tmp_path, expect=1)
     assert f"left out: {harmed}: {says}" in text
     assert {row[4] for row in table(tmp_path)[1:]} == {"1"}
+
+
+def test_a_copy_of_a_run_is_named(tmp_path):
+    shutil.copytree(make_run(tmp_path / "runs"), tmp_path / "runs" / "CheetahRun-v1__sac__rr8__1.bak")
+    text = run(tmp_path, expect=1)
+    assert "__1.bak: it is the same run as " in text
+    assert len(table(tmp_path)) == 3
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    make_run(tmp_path / "runs")
+    text = run(tmp_path, "--results-dir", "/proc/nowhere", expect=2)
+    assert text.splitlines()[-1].startswith("error: cannot use /proc/nowhere") and "Traceback" not in text
 
 
 def test_foreign_tasks_and_unfinished_runs(tmp_path):

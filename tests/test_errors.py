@@ -28,6 +28,7 @@ BAD = {
     "learning after the end": ({"learning_starts": 401}, "--learning-starts"),
     "no seeds": ({"num_seeds": 0}, "--num-seeds cannot be 0"),
     "a negative seed": ({"seed": -1}, "--seed cannot be -1"),
+    "seeds beyond 32 bits": ({"seed": 2**31 - 1, "num_seeds": 2}, "--seed cannot be 2147483647"),
     "a discount above 1": ({"gamma": 1.5}, "--gamma cannot be 1.5"),
     "an uneven evaluation interval": ({"eval_interval": 75}, "multiples of --log-interval"),
     "a replay larger than memory": ({"buffer_size": 2_000_000_000}, "lower --buffer-size"),
@@ -63,6 +64,8 @@ def test_folder_of_another_run(finished):
     said = run("sac", expect=2, **options | {"batch_size": 20, "tau": 0.1})
     assert "batch_size 16 (now 20)" in said and "tau 0.005 (now 0.1)" in said and "--overwrite" in said
     assert contents(finished) == before
+    said = run("sac", "--evaluate", "--overwrite", expect=2, **options | {"batch_size": 20})
+    assert "batch_size 16 (now 20)" in said and contents(finished) == before
     said = run("sac", expect=2, **options | {"batch_size": 20, "seed": 2, "num_seeds": 3})
     assert "batch_size" in said and contents(finished) == before, "a folder was made before all were looked at"
 

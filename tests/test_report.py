@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import load
 from rliable import metrics
 from scipy import stats
 
@@ -161,6 +162,19 @@ def test_reset_steps_are_the_scripts(sr_sac, interval, ratio):
     assert rises
 
 
+@pytest.mark.parametrize("script", ["sr_spr", "bbf"])
+@pytest.mark.parametrize("ratio", [0.5, 1, 2, 3, 6, 7, 8, 16])
+def test_reset_steps_with_an_end_are_the_scripts(script, ratio):
+    """SR-SPR and BBF leave out a reset whose next one would come after --resets-end."""
+    script = load(script)
+    for end in (0, 399, 400, 1000):
+        args = script.Args(reset_interval=160, resets_end=end, replay_ratio=ratio)
+        until = [int(script.resets_until(args, step)) for step in range(500)]
+        rises = [step for step in range(1, 500) if until[step] > until[step - 1]]
+        assert report.reset_steps(160, ratio, 500, end) == tuple(rises)
+        assert bool(rises) == (end * ratio >= 320)
+
+
 def test_names_of_tasks():
     names = "acrobot-swingup cheetah-run finger-turn_hard fish-swim hopper-hop hopper-stand humanoid-run humanoid-stand"
     names += " humanoid-walk pendulum-swingup quadruped-run quadruped-walk reacher-hard swimmer-swimmer6 walker-run"
@@ -184,6 +198,17 @@ def test_which_published_runs_compare():
     assert found("sac", 16.0, (), 50_000) == []
     assert found("redq", 8.0, (), 50_000) == []
     assert found("redq", 8.0, (), 50_000, ("redq", "sac")) == ["redq"]
+    resets = report.reset_steps(40_000, 2, 100_000, 100_000)
+    assert resets == (20_000, 40_000, 60_000, 80_000)
+    for name, steps, expected in (
+        ("bbf", resets, [("bbf", 2.0)]),
+        ("bbf", (), []),
+        ("bbf", (10_000, 20_000), []),
+        ("bbf", None, []),
+        ("bbf_mine", resets, []),  # of bbf.py, but with whatever flags
+    ):
+        assert report.comparable((name, 2.0), "bbf", steps, {("bbf", 2.0)}, 100_000, ("bbf",)) == expected
+    assert report.comparable(("dqn_mine", 1.0), "dqn", (), {("dqn", 1.0)}, 100_000, ("dqn",)) == []
 
 
 # From files to files

@@ -39,6 +39,18 @@ def test_every_flag_is_documented_and_read(script, capsys):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
+def test_what_check_refuses(script, capsys):
+    module = load(script)
+    module.check(module.Args(seed=2**31 - 5, num_seeds=5))
+    bad = [("seed", 2**31 - 4), ("replay_ratio", 0.0), ("gamma", 1.1), ("batch_size", 10**6)]
+    for name, value in bad + [("num_atoms", 1)] * hasattr(module.Args, "num_atoms"):
+        with pytest.raises(SystemExit) as stop:
+            module.check(module.Args(num_seeds=5, **{name: value}) if name == "seed" else module.Args(**{name: value}))
+        said = capsys.readouterr().err
+        assert stop.value.code == 2 and f"--{name.replace('_', '-')}" in said and said.count("\n") == 1, said
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_alone_in_an_empty_folder(script, tmp_path):
     """Copied elsewhere, with only requirements.txt installed (the tests' packages are out of its reach), it runs; in a
     run in which everything happens once, it logs what its page says."""

@@ -58,10 +58,12 @@ def test_end_to_end(tmp_path):
         ),
         (["--parts", "own", "gpu"], "--parts takes own, buffers, bound, pinned, sbx, minatar, atari, spr, not gpu"),
         (["--parts", "own", "--rounds", "0"], "must be positive"),
+        (["--parts", "own", "--ratios", "1", "0"], "must be positive"),
+        (["--parts", "own", "--json", "/proc/nowhere"], "cannot use /proc/nowhere: "),
     ],
 )
 def test_errors(words, message, tmp_path):
-    out, err = run(*words, "--json", str(tmp_path / "speed.jsonl"), expect=2)
+    out, err = run("--json", str(tmp_path / "speed.jsonl"), *words, expect=2)
     assert err.startswith("error: ") and len(err.splitlines()) == 1 and message in err
     assert not out and not (tmp_path / "speed.jsonl").exists()
 

@@ -179,6 +179,32 @@ def test_failures_are_retried_once_named_and_harm_nobody(tmp_path):
     assert "6 jobs: 1 done, 0 running, 5 failed, 0 stopped, 0 left" in shown
 
 
+@pytest.mark.parametrize(
+    ("does", "ends"),
+    [("import time; time.sleep(60)", "no sign of life for 3 s"), ("while True: pass", None)],
+    ids=["hangs", "computes"],
+)
+def test_a_job_that_computes_is_alive(does, ends, tmp_path):
+    """A long evaluation writes nothing for hours."""
+    job = jobs.Job("silent", ("-c", does), (str(tmp_path / "run"),), str(tmp_path), 1, 1.0)
+    attempt, give_up = jobs.Running(job, jobs.open_lock(job), timeout=3), time.time() + 12
+    try:
+        while (found := attempt.poll()) is None and time.time() < give_up:
+            time.sleep(0.1)
+    finally:
+        attempt.process.kill()
+        attempt.process.wait()
+    assert found == ({"status": "failed", "why": ends} if ends else None)
+
+
+@pytest.mark.parametrize("value", [("1e5",), ("0",), ()])
+def test_a_length_that_is_none(value, capsys):
+    with pytest.raises(SystemExit) as stop:
+        expand("dmc_cpu", ["sac"], [1.0], 1, 1, "runs/x", ["--total-timesteps", *value])
+    said = f"--total-timesteps must be a whole number above 0, not {value[0] if value else 'nothing'}"
+    assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_one_sweep_at_a_time_and_a_stop_that_saves(tmp_path):
     runs, grid = tmp_path / "runs", ("--algos", "sac", "--replay-ratios", "1", "--seeds", "2", "--jobs", "1")
     longer = ("--", "--total-timesteps", "20000", "--buffer-size", "30000")
