@@ -10,6 +10,7 @@ python tests/test_copies.py --fix algos/sac.py  spreads the shared definitions o
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 ALGOS = Path(__file__).parent.parent / "algos"
@@ -20,6 +21,7 @@ OWN = set(
 DECLARATION = re.compile(r"^Parents?: (?P<parents>[^;]+); differs: (?P<names>[\w, \n]+?)$(?=\n\w+:)", re.M)
 
 
+@cache
 def definitions(text):
     """name -> source, of a script's top-level functions, classes and assignments."""
     lines, found = text.splitlines(keepends=True), {}
@@ -33,6 +35,7 @@ def definitions(text):
     return found
 
 
+@cache
 def declaration(text):
     """Parents and own names of a child, from its docstring; None for a root."""
     match = DECLARATION.search(ast.get_docstring(ast.parse(text)) + "\n")

@@ -213,7 +213,8 @@ def test_results_are_those_of_the_tables(tmp_path, monkeypatch):
             rows.append(f"dmc_cpu,sr_sac,16,WalkerRun-v1,{seed},{step},eval/episodic_return,{value + more}")
         layout = {"device": "cpu", "cpu": "A CPU", "threads": 1, "jax": "1", "envpool": "2"}
         start = {"command": "algos/sr_sac.py --seed 1", "commit": "0123456789", "layout": layout, "from_step": 0}
-        args = {"reset_interval": 128_000, "replay_ratio": 16.0}
+        args = {"exp_name": "sr_sac", "env_id": "WalkerRun-v1", "seed": seed, "replay_ratio": 16.0}
+        args |= {"reset_interval": 128_000}
         runs[f"WalkerRun-v1__sr_sac__rr16__{seed}"] = {
             "args": args,
             "starts": [start | {"to_step": 30_000, "wall_s": 60 * seed}],
@@ -224,7 +225,9 @@ def test_results_are_those_of_the_tables(tmp_path, monkeypatch):
     assert "| WalkerRun-v1 | 16 | 3 | 100 ± 30 | 1 to 3 | 3 |" in shown  # resets at 8k, 16k, 24k
     assert "Commit 0123456; A CPU, 1 thread a run; jax 1, EnvPool 2." in shown
     assert hooks.expect_table("sac") == "No suite's runs of this script are committed yet."
-    assert "## Raw data" in hooks.generated()["results/dmc_cpu/index.md"]
+    page = hooks.generated()["results/dmc_cpu/index.md"]
+    assert "## Raw data" in page and "for `sr_sac` also `--reset-interval 128000`" in page
+    assert "\npython -m benchmark.sweep --suite dmc_cpu --algos sr_sac --replay-ratios 16 --seeds 3\n" in page
 
 
 def test_without_results_there_is_a_site(tmp_path, monkeypatch):

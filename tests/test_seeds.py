@@ -22,6 +22,10 @@ def leaves(tree):
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(jax.device_get(tree))}
 
 
+def idle(args, old, batch, key):  # in place of `update`, where what it does is not looked at: it need not be compiled
+    return old, {"losses/none": jnp.zeros(())}
+
+
 def advance(script, args, env_step, state, steps):
     """-> State, actions (num_seeds, steps, action_dim)"""
     state, (actions, _) = script.train_chunk(args, env_step, steps, state)
@@ -49,7 +53,7 @@ def test_sr_sac_is_sac_until_its_first_reset(sac, sr_sac):
     """The same weights, actions and replay to the bit; the child draws the reset's key beside the parent's keys."""
     found = []
     for script, options in ((sac, {}), (sr_sac, {"reset_interval": 180})):  # due after step 120
-        args, env_step, state = begin(script, [1], **options)
+        args, env_step, state = begin(script, [1, 2], **options)
         state, actions = advance(script, args, env_step, state, 120)
         found.append((actions, leaves(state.learner), leaves(state.replay)))
     (one, mine, replay), (two, its, other) = found
@@ -58,8 +62,9 @@ def test_sr_sac_is_sac_until_its_first_reset(sac, sr_sac):
     assert [name for name in replay if not np.array_equal(replay[name], other[name])] == []
 
 
-def test_seeds_differ(sac):
-    """In weights, exploration, first observations, draws from the replay and so in everything after it."""
+def test_seeds_differ(sac, monkeypatch):
+    """In weights, exploration and keys; of the draws from the replay see the next test."""
+    monkeypatch.setattr(sac, "update", idle)
     args, env_step, state = begin(sac, [1, 2, 3])
     initial = leaves(state.learner)
     kernels = [x for name, x in initial.items() if "kernel" in name]
@@ -68,6 +73,7 @@ def test_seeds_differ(sac):
     assert not np.array_equal(actions[0, :49], actions[1, :49]), "exploration"
     keys = jax.random.key_data(state.key)
     assert len({tuple(key) for key in np.asarray(keys).tolist()}) == 3
+    sac.train_chunk.clear_cache()
 
 
 def test_replay_draws_differ(sac, monkeypatch):
@@ -116,21 +122,16 @@ def test_chunks_do_not_matter(sac):
     assert all(np.array_equal(one[k], two[k]) for k in one)
 
 
-def test_a_fraction_of_an_update_per_step(sac):
+def test_a_fraction_of_an_update_per_step(sac, monkeypatch):
     """Ratio 0.25: one update every fourth step, none dropped; ratio 1.5: three every second step."""
-    for ratio, expected in ((0.25, 25 - 12), (1.5, 150 - 73), (0.5, 50 - 24), (2, 102)):
+    for ratio, expected in ((1.5, 150 - 73), (0.25, 25 - 12), (0.5, 50 - 24), (2, 102)):
         args, env_step, state = begin(sac, [1], replay_ratio=ratio)
         state, _ = advance(sac, args, env_step, state, 100)
         assert state.totals["updates"][0] == expected == next(sac.metrics(args, state))["charts/updates"]
-        assert state.learner.actor_opt[0].count[0] == expected
-
-
-def test_before_its_first_reset_sr_sac_is_sac(sac, sr_sac):
-    states = []
-    for script in (sac, sr_sac):
-        args, env_step, state = begin(script, [1, 2])
-        states.append(leaves(advance(script, args, env_step, state, 80)[0].learner))
-    assert all(np.array_equal(states[0][k], states[1][k]) for k in states[0])
+        if ratio == 1.5:  # the others need not be compiled
+            assert state.learner.actor_opt[0].count[0] == expected
+            monkeypatch.setattr(sac, "update", idle)
+    sac.train_chunk.clear_cache()
 
 
 def test_a_reset_renews_the_learner_and_keeps_the_replay(sr_sac):
@@ -167,11 +168,13 @@ def test_a_reset_renews_the_learner_and_keeps_the_replay(sr_sac):
     assert kernels and all(not np.array_equal(new[k], again[k]) for k in kernels), "two resets drew the same weights"
 
 
-def test_no_reset_without_an_interval(sr_sac):
+def test_no_reset_without_an_interval(sr_sac, monkeypatch):
+    monkeypatch.setattr(sr_sac, "update", idle)
     args, env_step, state = begin(sr_sac, [1], reset_interval=0, learning_starts=300, batch_size=16)
     first = leaves(state.learner)
     state, _ = advance(sr_sac, args, env_step, state, 250)
     assert all(np.array_equal(first[k], x) for k, x in leaves(state.learner).items())
+    sr_sac.train_chunk.clear_cache()
 
 
 def test_five_seeds_with_resets_do_not_hang(tmp_path):
