@@ -1,8 +1,9 @@
 """Killed at any moment and started again, a run ends with the bits of one that was never disturbed.
 
-KILLS=30 python -m pytest tests/test_resume.py  makes as many random kills; the default is few, for time.
+KILLS=30 python -m pytest tests/test_resume.py  stops as often at random moments; the default is once, for time.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -29,7 +30,7 @@ from conftest import (
     table,
 )
 
-KILLS = int(os.environ.get("KILLS", 2))
+KILLS = int(os.environ.get("KILLS", 1))
 OPTIONS = {
     "sac": SMALL,
     "sr_sac": SMALL | {"reset_interval": 150},
@@ -42,14 +43,14 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Results of the scripts left alone, and how long they took."""
+    """Results of the scripts left alone."""
     found = {}
 
     def get(script):
         if script not in found:
-            folder, start = tmp_path_factory.mktemp(script), time.time()
+            folder = tmp_path_factory.mktemp(script)
             run(script, runs_dir=folder, **OPTIONS[script])
-            found[script] = (results(folder), time.time() - start)
+            found[script] = results(folder)
         return found[script]
 
     return get
@@ -84,22 +85,54 @@ def test_killed_inside_its_acts(undisturbed, tmp_path):
             file.write(b"\0" * 7)
     said = run("sr_sac", **options)
     assert "from step" in said and "from step 0" not in said
-    assert_same(results(tmp_path), undisturbed("sr_sac")[0])
+    assert_same(results(tmp_path), undisturbed("sr_sac"))
+
+
+def newest(folder):
+    """Step of the newest checkpoint that all seeds of a folder have; -1 if there is none."""
+    steps = [{int(path.stem[-10:]) for path in run.glob("checkpoint_*.npz")} for run in folder.iterdir()]
+    return max(set.intersection(*steps), default=-1) if steps else -1
+
+
+def stopped_copy(process, runs, copy):
+    """What the disk holds when the process is stopped, all its threads, in the midst of whatever it does."""
+    process.send_signal(signal.SIGSTOP)
+    states = None
+    while states != {"T"}:
+        assert process.poll() is None
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            threads = Path(f"/proc/{process.pid}/task").glob("*/stat")
+            states = {path.read_text().rpartition(")")[2].split()[0] for path in threads}
+    shutil.copytree(runs, copy)
+    process.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("script", ["sac", "sr_sac", "dqn", "rainbow", "der", "sr_spr"])
-def test_killed_at_random_moments(script, undisturbed, tmp_path):
-    expected, took = undisturbed(script)
-    dice, options = random.Random(script), OPTIONS[script] | {"runs_dir": tmp_path}
-    for _ in range(KILLS):
-        process = subprocess.Popen(command(script, **options), stdout=subprocess.DEVNULL, env=environment())
+def test_killed_at_random_moments(script, tmp_path):
+    """A run is stopped while it learns, and what its folders hold then is what SIGKILL would leave: gone on from there,
+    it ends as the run itself does, which is let go."""
+    dice, options = random.Random(script), OPTIONS[script]
+    steps = options["total_timesteps"]
+    for kill in range(KILLS):
+        whole, copy = tmp_path / f"whole_{kill}", tmp_path / f"copy_{kill}"
+        whole.mkdir()
+        words = command(script, **options, runs_dir=whole)
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, env=environment())
         try:
-            process.wait(dice.uniform(0.1, 1.0) * took)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-    run(script, **options)
-    assert_same(results(tmp_path), expected)
+            after = dice.randrange(0, steps // 2 + 1, 50)
+            while newest(whole) < after:
+                assert process.poll() is None
+                time.sleep(0.005)
+            time.sleep(dice.uniform(0, 0.1))
+            stopped_copy(process, whole, copy)
+            assert process.wait() == 0
+        finally:
+            process.kill()
+        at = newest(copy)
+        assert after <= at < steps and not [*copy.glob("*/done")], "over before it could be stopped"
+        said = run(script, **options, runs_dir=copy)
+        assert f"from step {at:,} to {steps}" in said
+        assert_same(results(copy), results(whole))
 
 
 def test_stopped_politely(undisturbed, tmp_path):
@@ -117,7 +150,7 @@ def test_stopped_politely(undisturbed, tmp_path):
     assert process.returncode == 128 + signal.SIGTERM
     assert "the same command goes on" in said
     run("sr_sac", **options)
-    assert_same(results(tmp_path), undisturbed("sr_sac")[0])
+    assert_same(results(tmp_path), undisturbed("sr_sac"))
 
 
 def test_more_steps_later(undisturbed, tmp_path):
@@ -132,7 +165,7 @@ def test_more_steps_later(undisturbed, tmp_path):
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name not in ("done", "args.json")}
     assert before == after
     run("sr_sac", **options)
-    assert_same(results(tmp_path), undisturbed("sr_sac")[0])
+    assert_same(results(tmp_path), undisturbed("sr_sac"))
 
     # TensorBoard's events are those of metrics.csv, once each, over all the starts.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

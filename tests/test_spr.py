@@ -34,12 +34,16 @@ def tiny(script, **options):
     return script.Args(**TINY | SMALLEST[script.__name__] | options)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def moved(init_learner, args, seed):  # from where it begins; biases, too
+    fresh = init_learner(args, jax.random.key(seed), jnp.zeros((4, 84, 84), jnp.uint8))
+    noise = lambda x: 0.05 * jax.random.normal(jax.random.key(seed + x.size), (x.size,)).reshape(x.shape)
+    network = jax.tree.map_with_path(lambda path, x: x if "sigma" in str(path) else x + noise(x), fresh.network)
+    return fresh.replace(network=network, target_network=network)
+
+
 def learner(script, args, seed):
-    init = lambda key: script.init_learner(args, key, jnp.zeros((4, 84, 84), jnp.uint8))
-    fresh = jax.jit(init)(jax.random.key(seed))
-    noise = lambda x: 0.05 * jax.random.normal(jax.random.key(seed + x.size), x.shape)
-    moved = jax.tree.map_with_path(lambda path, x: x + noise(x) * ("sigma" not in str(path)), fresh.network)
-    return fresh.replace(network=moved, target_network=moved)  # biases, too
+    return moved(script.init_learner, args, seed)
 
 
 def one_update(script, args, old, replay, priorities, key):
@@ -150,12 +154,13 @@ def test_update(script, rlax):
                 later[i, k] = following[0] if alive else 0
     assert (masks.min(1) == 1).any() and (masks.max(1) == 0).any() and len({tuple(mask) for mask in masks}) > 2, masks
     keys = jax.vmap(lambda key: jax.random.split(key, 6))(jax.random.split(augment_key, 8))
-    augment = jax.vmap(script.augment)
+    augment = jax.jit(jax.vmap(script.augment))
     seen, after = augment(obs, keys[:, 0]), augment(final_obs, keys[:, 5])
-    ahead = jax.vmap(augment)(jnp.asarray(later), keys[:, 1:5])
+    ahead = jax.jit(jax.vmap(jax.vmap(script.augment)))(jnp.asarray(later), keys[:, 1:5])
     atoms, target = jnp.linspace(-2, 2, 7), roles(old.target_network["params"])
-    told = heads(target, encode(target, after), 7)
-    projected = linear(target["projection"], encode(target, ahead.reshape(-1, 4, 84, 84)).reshape(32, -1))
+    encoded = jax.jit(encode)
+    told = heads(target, encoded(target, after), 7)
+    projected = linear(target["projection"], encoded(target, ahead.reshape(-1, 4, 84, 84)).reshape(32, -1))
     unit = lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
     def theirs(network):
@@ -221,7 +226,8 @@ def test_sizes_of_the_networks(spr, sr_spr, bbf):
 def test_initial_weights(script):
     """Convolutions and the predictor are Xavier-uniform, with biases of 0; so are BBF's dense layers."""
     args = script.Args(env_id="Breakout-v5", hidden_dim=64, buffer_size=50)
-    params = roles(script.init_learner(args, jax.random.key(0), jnp.zeros((4, 84, 84), jnp.uint8)).network["params"])
+    init = jax.jit(partial(script.init_learner, args))
+    params = roles(init(jax.random.key(0), jnp.zeros((4, 84, 84), jnp.uint8)).network["params"])
     for role, layer in params.items():
         if "kernel_sigma" not in layer:
             *size, inputs, outputs = layer["kernel"].shape
@@ -234,7 +240,8 @@ def test_noise(spr):
     args = tiny(spr)
     network = learner(spr, args, 0).network
     obs = jax.random.randint(jax.random.key(1), (4, 84, 84), 0, 256).astype(jnp.uint8)
-    values = lambda **rngs: np.asarray(spr.q_values(args, network, obs, **rngs))
+    q_values = jax.jit(partial(spr.q_values, args))
+    values = lambda **rngs: np.asarray(q_values(network, obs, **rngs))
     one, two = (values(noise=jax.random.key(i)) for i in (1, 2))
     assert not np.allclose(one, two) and np.array_equal(values(), values()) and not np.allclose(values(), one)
     assert spr.SPRNetwork(args).apply(network, obs, [1, 2, 3])[3].shape == (3, 4)
@@ -252,7 +259,8 @@ def test_noise_of_an_update(spr, rlax):
     index, weights = spr.draw(args, state.priorities, draw_key)
     obs, action, rewards, discount, final_obs = spr.n_steps(args, state.replay, index, 5, args.gamma)
     views = jax.vmap(lambda key: jax.random.split(key, 3))(jax.random.split(augment_key, 4))
-    seen, after = (jax.vmap(spr.augment)(x, views[:, i]) for i, x in ((0, obs), (2, final_obs)))
+    augment = jax.jit(jax.vmap(spr.augment))
+    seen, after = (augment(x, views[:, i]) for i, x in ((0, obs), (2, final_obs)))
     apply, atoms = spr.SPRNetwork(args).apply, jnp.linspace(-2, 2, 7)
     logits = lambda network, obs, key: jax.vmap(lambda obs: apply(network, obs, rngs={"noise": key})[1])(obs)
 
@@ -394,7 +402,7 @@ def test_exploration(spr, monkeypatch):
         raise Seen
 
     monkeypatch.setattr(spr, "act", note)
-    state = spr.init_state(args, 1, FRAME)
+    state = jax.jit(partial(spr.init_state, args))(1, FRAME)
     for step in (1, 2000, 3000, 4000, 9000):
         with pytest.raises(Seen):
             spr.train_step(args, None, state.replace(step=jnp.int32(step - 1)), None)
