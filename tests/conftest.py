@@ -219,6 +219,14 @@ def run_tool(name, *words, expect=0):
     return done.stdout + done.stderr
 
 
+def refused(script, capfd, **options):
+    """What a script says of arguments that it must refuse, run to its end in this process."""
+    with pytest.raises(SystemExit) as stop:
+        script.main(importlib.import_module("tyro").cli(script.Args, args=flags(**options)))
+    assert stop.value.code == 2
+    return "".join(capfd.readouterr())
+
+
 def table(folder, timing=False):
     """metrics.csv as [(step, tag, text of the value)]; without timing values, which no two runs share."""
     with open(Path(folder) / "metrics.csv") as file:

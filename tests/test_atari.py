@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import SMALL_ATARI, run
+from conftest import SMALL_ATARI, refused, run
 from flax import linen as nn
 
 TINY = {"env_id": "Breakout-v5", "channels": 1, "hidden_dim": 4, "batch_size": 8, "learning_starts": 50, "gamma": 0.9}
@@ -490,8 +490,9 @@ def test_memory(dqn_atari):
         ({"sticky": 1.5}, "--sticky cannot be 1.5"),
     ],
 )
-def test_bad_input(options, expected, tmp_path):
-    said = run("der", expect=2, **SMALL_ATARI | {"runs_dir": tmp_path / "runs"} | options)
+def test_bad_input(options, expected, tmp_path, der, capfd):
+    options = SMALL_ATARI | {"runs_dir": tmp_path / "runs"} | options
+    said = run("der", expect=2, **options) if expected == "Pong-v5" else refused(der, capfd, **options)
     assert expected in said and len(said.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_dqn as judge
 import pytest
-from conftest import ROOT, SMALL_GYMNAX, run
+from conftest import ROOT, SMALL_GYMNAX, refused, run
 from flax import linen as nn, struct
 from gymnax.environments import environment, spaces
 
@@ -602,8 +602,9 @@ def test_random_returns_of_minatar(dqn, game, monkeypatch):
     ({"eps_in_sqrt": True, "optimizer": "adam"}, "--eps-in-sqrt needs --optimizer rmsprop"),
     ({"buffer_size": 1_000_000_000}, "lower --buffer-size"),
 ])  # fmt: skip
-def test_bad_input(options, expected, tmp_path):
-    said = run("dqn", expect=2, **SMALL_GYMNAX | {"runs_dir": tmp_path / "runs"} | options)
+def test_bad_input(options, expected, tmp_path, dqn, capfd):
+    options = SMALL_GYMNAX | {"runs_dir": tmp_path / "runs"} | options
+    said = run("dqn", expect=2, **options) if expected == "Breakout-MinAtar" else refused(dqn, capfd, **options)
     assert expected in said and len(said.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
 
 

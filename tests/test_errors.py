@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import SMALL, command, environment, run
+from conftest import SMALL, command, environment, refused, run
 
 BAD = {
     "a task nobody knows": ({"env_id": "CheetaRun-v1"}, "CheetahRun-v1"),
@@ -36,10 +36,15 @@ BAD = {
 }
 
 
+# As their user meets them: what tyro, a library and the last lines of the file have to do with it is seen, too.
+WHOLE = ("ratio abc", "a folder that cannot be", "discrete actions", "a replay larger than memory", "no seeds")
+
+
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input(case, tmp_path):
+def test_bad_input(case, tmp_path, sr_sac, capfd):
     options, expected = BAD[case]
-    said = run("sr_sac", expect=2, **SMALL | {"runs_dir": tmp_path / "runs"} | options)
+    options = SMALL | {"runs_dir": tmp_path / "runs"} | options
+    said = run("sr_sac", expect=2, **options) if case in WHOLE else refused(sr_sac, capfd, **options)
     assert expected in said
     assert "Traceback" not in said
     if "abc" not in case:  # tyro's own message is a box

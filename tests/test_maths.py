@@ -83,13 +83,13 @@ def test_gradients_against_numpy(script):
     batch, key = make_batch(script, jax.random.key(4), 32, 4, 2), jax.random.key(5)
     noise = np.asarray(jax.random.normal(key, (32, 2)), np.float64)
     actor, critics = actor_layers(learner.actor), twin(learner.critic)
-    grad, _ = jax.grad(script.critic_loss, has_aux=True)(learner.critic, args, learner, batch, key)
+    of_critic = jax.jit(jax.grad(script.critic_loss, has_aux=True), static_argnums=1)
+    grad, _ = of_critic(learner.critic, args, learner, batch, key)
     _, expected = numpy_sac.critic_gradient(critics, critics, actor, 0.4, as_numpy(batch), noise, args.gamma)
     for i in range(2):
         np.testing.assert_allclose(numpy_sac.flat(twin(grad)[i]), numpy_sac.flat(expected[i]), rtol=1e-3, atol=1e-4)
-    grad, _ = jax.grad(script.actor_loss, has_aux=True)(
-        learner.actor, args, learner.critic, learner.log_alpha, batch, key
-    )
+    of_actor = jax.jit(jax.grad(script.actor_loss, has_aux=True), static_argnums=1)
+    grad, _ = of_actor(learner.actor, args, learner.critic, learner.log_alpha, batch, key)
     _, expected, entropy = numpy_sac.actor_gradient(actor, critics, 0.4, as_numpy(batch)[0], noise)
     np.testing.assert_allclose(numpy_sac.flat(actor_layers(grad)), numpy_sac.flat(expected), rtol=1e-3, atol=1e-4)
     grad, _ = jax.grad(script.alpha_loss, has_aux=True)(learner.log_alpha, jnp.float32(entropy), 2)

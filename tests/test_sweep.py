@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from benchmark import cluster, jobs, sweep
 from benchmark.jobs import expand, is_done, parse_flags
 from benchmark.suites import SUITES
 
+loaded = cache(load)
 GRID = ("--algos", "sac", "sr_sac", "--replay-ratios", "0.5")
 
 
@@ -72,7 +74,7 @@ def test_every_suite_makes_commands_that_the_scripts_take(suite):
     kinds = {"MinAtar": ("dqn", "sr_dqn", "rainbow", *SUITES[suite].variants), "v5": ("dqn_atari", "drq_eps", "der")}
     for algo in kinds.get(kind, ("sac", "sr_sac")):
         for job in expand(suite, [algo], [8.0], 1, 1, "runs"):
-            module = load(Path(job.words[0]).stem)
+            module = loaded(Path(job.words[0]).stem)
             args = tyro.cli(module.Args, args=job.words[1:])
             module.check(args)
             folder = module.find_run(args, args.seed)[0]
@@ -159,13 +161,13 @@ def test_killed_three_times_ends_as_if_never_disturbed(tmp_path):
 def test_failures_are_retried_once_named_and_harm_nobody(tmp_path):
     """A wrong flag (SAC knows no resets), a crash, a hang, and a job that is well."""
     _, err = run(
-        "bad", tmp_path / "runs", *GRID, "--seeds", "1", "--timeout", "40", "--", "--reset-interval", "40", expect=1
+        "bad", tmp_path / "runs", *GRID, "--seeds", "1", "--timeout", "15", "--", "--reset-interval", "40", expect=1
     )
     text = logs(tmp_path / "runs")
     state = {path.parent.name: path for path in (tmp_path / "runs").glob("*/done")}
     assert [*state] == ["worlds:Count-v0__sr_sac__rr0.5__1"]
     assert curves(tmp_path / "runs", "bad").count(b"worlds:Count-v0") == 4
-    why = {"Crash": "exit code 1", "Stuck": "no sign of life for 40 s"}
+    why = {"Crash": "exit code 1", "Stuck": "no sign of life for 15 s"}
     for name, log in text.items():
         if name in state:
             continue
@@ -187,7 +189,7 @@ def test_failures_are_retried_once_named_and_harm_nobody(tmp_path):
 def test_a_job_that_computes_is_alive(does, ends, tmp_path):
     """A long evaluation writes nothing for hours."""
     job = jobs.Job("silent", ("-c", does), (str(tmp_path / "run"),), str(tmp_path), 1, 1.0)
-    attempt, give_up = jobs.Running(job, jobs.open_lock(job), timeout=3), time.time() + 12
+    attempt, give_up = jobs.Running(job, jobs.open_lock(job), timeout=3), time.time() + 8
     try:
         while (found := attempt.poll()) is None and time.time() < give_up:
             time.sleep(0.1)
