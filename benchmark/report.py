@@ -1131,13 +1131,14 @@ def page(results, aggregates):
     """The text of report.md."""
     args, suite = results.args, results.suite
     option = f" --reference {Path(args.reference).name}" if args.reference else ""
+    made = " (that file is made as docs/results.md says, under Raw published curves)" if args.reference else ""
     text = [
         f"# Results: {args.suite}",
         f"{suite.about[0].upper() + suite.about[1:]}. A run's score is {suite.score}, "
         f"normalized so that {suite.scale} (`benchmark/suites.py`). "
         f"Intervals are 95 %, by stratified bootstrap over seeds with {args.bootstrap_reps:,} resamples (rliable "
         "1.2.0); with five seeds or fewer they come out too narrow.",
-        f"Written by `python -m benchmark.report --suite {args.suite}{option}`; raw curves and tables are in "
+        f"Written by `python -m benchmark.report --suite {args.suite}{option}`{made}; raw curves and tables are in "
         f"`benchmark/results/{args.suite}/`.",
         *aggregate_section(results, aggregates),
         "## Learning curves",

@@ -387,7 +387,8 @@ def expect_table(name):
         ]
     if not blocks:
         return "No suite's runs of this script are committed yet."
-    how = "Mean ± standard deviation over seeds. Minutes are of one run, its evaluations included.\n"
+    how = "Mean ± standard deviation over seeds. Minutes are of one run, its evaluations included, also where "
+    how += "other work shared its core or held it up: they say little of speed.\n"
     return "\n".join([how, *blocks])
 
 
