@@ -91,7 +91,7 @@ def test_overwrite(finished, tmp_path):
     options = SMALL | {"runs_dir": tmp_path / "runs", "total_timesteps": 100, "eval_interval": 0, "batch_size": 20}
     said = run("sac", "--overwrite", **options)
     assert "from step 0 to 100" in said
-    run("sac", **options)
+    assert run("sac", **options).count("is finished") == 2
     folder = tmp_path / "runs" / "CartpoleSwingup-v1__sac__rr1.5__1"
     assert '"batch_size": 20' in (folder / "args.json").read_text()
 
