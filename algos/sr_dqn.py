@@ -414,13 +414,13 @@ def start(folder, step, seeds):
 
 
 def named(state):  # its arrays by name, keys as numbers: what a file can hold
-    data = lambda x: np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+    data = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
     return {jax.tree_util.keystr(at, simple=True, separator="/"): data(x) for at, x in jax.tree.leaves_with_path(state)}
 
 
 def save(outputs, state, wall_s):
     """Writes a checkpoint of every seed, then removes all but the two newest: all seeds always share a whole one."""
-    leaves = named(state)
+    leaves = {name: np.asarray(x) for name, x in named(state).items()}
     for i, (folder, starts, writer, _) in enumerate(outputs):
         own = {name: x[i] if x.ndim else x for name, x in leaves.items()}
         own |= {name: x[: own["stored"]] for name, x in own.items() if name.startswith("replay/")}
@@ -432,11 +432,11 @@ def save(outputs, state, wall_s):
         old.unlink()
 
 
-def restore(state, folders):
-    """The newest step of which all folders hold a readable checkpoint, and its state; 0 and `state` for new runs."""
-    held = [checkpoints(folder) for folder in folders]
+def restore(folders, init, *inputs):
+    """The newest step of which all folders hold a readable checkpoint, and its state; else 0 and init(*inputs)."""
+    held, like = [checkpoints(folder) for folder in folders], jax.eval_shape(init, *inputs)
     for step in [step for step in held[0] if all(step in own for own in held)]:
-        arrays = {name: np.zeros_like(x) for name, x in named(state).items()}
+        arrays = {name: np.zeros(x.shape, x.dtype) for name, x in jax.eval_shape(named, like).items()}
         try:
             for i, path in enumerate(own[step] for own in held):
                 saved, other = np.load(path), f"{path.parent} is of another version; use its script, or --overwrite"
@@ -448,10 +448,11 @@ def restore(state, folders):
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
             continue
-        given = lambda x, row: jnp.array(row) if x.shape == row.shape else jax.random.wrap_key_data(row)
-        return step, jax.tree.map(given, state, jax.tree.unflatten(jax.tree.structure(state), arrays.values()))
+        given = lambda x, row: jax.device_put(row) if x.shape == row.shape else jax.random.wrap_key_data(row)
+        names = jax.tree.map_with_path(lambda at, _: jax.tree_util.keystr(at, simple=True, separator="/"), like)
+        return step, jax.tree.map(given, like, jax.tree.map(arrays.get, names))
     require(not any(map(any, held)), "no whole checkpoint is common to all seeds; finish them apart, or --overwrite")
-    return 0, state
+    return 0, init(*inputs)
 
 
 def check(args):  # before anything is written
@@ -495,7 +496,7 @@ def main(args: Args):
     if not runs:
         return
     seeds, folders = list(runs), [folder for folder, _ in runs.values()]
-    step, state = restore(jax.jit(jax.vmap(partial(init_state, args), out_axes=AXES))(jnp.array(seeds)), folders)
+    step, state = restore(folders, jax.jit(jax.vmap(partial(init_state, args), out_axes=AXES)), jnp.array(seeds))
     if args.evaluate:
         require(step, f"{folders[0]} holds no checkpoint to evaluate")
         for seed, row in zip(seeds, evaluate(args, state.learner.network, seeds, step, folders), strict=True):

@@ -287,12 +287,11 @@ def resets_until(args, step):  # each is followed by a whole interval, up to res
 
 
 def soft_reset(args, key, state):
-    """A fresh Learner, but for the encoder and the transition model, which are the convolutions: they keep a part of
-    their old weights. The target network takes the new network, the optimizer starts anew."""
+    """A fresh Learner whose encoder and transition model, the convolutions, keep a part of their old weights."""
     fresh = init_learner(args, key, state.obs)
     blend = lambda path, new, old: new + args.shrink_factor * path[1].key.startswith("Conv") * (old - new)
     network = jax.tree.map_with_path(blend, fresh.network, state.learner.network)
-    return fresh.replace(network=network, target_network=network)
+    return fresh.replace(network=network, target_network=network)  # and the optimizer starts anew
 
 
 def act(q, key, epsilon):  # values (num_actions,) -> epsilon-greedy action
@@ -457,13 +456,13 @@ def start(folder, step, seeds):
 
 
 def named(state):  # its arrays by name, keys as numbers: what a file can hold
-    data = lambda x: np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+    data = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
     return {jax.tree_util.keystr(at, simple=True, separator="/"): data(x) for at, x in jax.tree.leaves_with_path(state)}
 
 
 def save(outputs, state, wall_s):
     """Writes a checkpoint of every seed, then removes all but the two newest: all seeds always share a whole one."""
-    leaves = named(state)
+    leaves = {name: np.asarray(x) for name, x in named(state).items()}
     for i, (folder, starts, writer, _) in enumerate(outputs):
         own = {name: x[i] if x.ndim else x for name, x in leaves.items()}
         own |= {name: x[: own["stored"]] for name, x in own.items() if name.startswith("replay/")}
@@ -475,11 +474,11 @@ def save(outputs, state, wall_s):
         old.unlink()
 
 
-def restore(state, folders):
-    """The newest step of which all folders hold a readable checkpoint, and its state; 0 and `state` for new runs."""
-    held = [checkpoints(folder) for folder in folders]
+def restore(folders, init, *inputs):
+    """The newest step of which all folders hold a readable checkpoint, and its state; else 0 and init(*inputs)."""
+    held, like = [checkpoints(folder) for folder in folders], jax.eval_shape(init, *inputs)
     for step in [step for step in held[0] if all(step in own for own in held)]:
-        arrays = {name: np.zeros_like(x) for name, x in named(state).items()}
+        arrays = {name: np.zeros(x.shape, x.dtype) for name, x in jax.eval_shape(named, like).items()}
         try:
             for i, path in enumerate(own[step] for own in held):
                 saved, other = np.load(path), f"{path.parent} is of another version; use its script, or --overwrite"
@@ -491,10 +490,11 @@ def restore(state, folders):
         except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
             continue
-        given = lambda x, row: jnp.array(row) if x.shape == row.shape else jax.random.wrap_key_data(row)
-        return step, jax.tree.map(given, state, jax.tree.unflatten(jax.tree.structure(state), arrays.values()))
+        given = lambda x, row: jax.device_put(row) if x.shape == row.shape else jax.random.wrap_key_data(row)
+        names = jax.tree.map_with_path(lambda at, _: jax.tree_util.keystr(at, simple=True, separator="/"), like)
+        return step, jax.tree.map(given, like, jax.tree.map(arrays.get, names))
     require(not any(map(any, held)), "no whole checkpoint is common to all seeds; finish them apart, or --overwrite")
-    return 0, state
+    return 0, init(*inputs)
 
 
 def check(args):  # before anything is written
@@ -538,7 +538,7 @@ def main(args: Args):
         return
     seeds, folders = list(runs), [folder for folder, _ in runs.values()]
     pool, frames, env_step = make_atari(args, seeds)
-    step, state = restore(jax.jit(jax.vmap(partial(init_state, args), out_axes=AXES))(np.array(seeds), frames), folders)
+    step, state = restore(folders, jax.jit(jax.vmap(partial(init_state, args), out_axes=AXES)), np.array(seeds), frames)
     if args.evaluate:
         require(step, f"{folders[0]} holds no checkpoint to evaluate")
         for seed, row in zip(seeds, evaluate(args, state.learner, seeds, step, folders), strict=True):

@@ -125,7 +125,8 @@ def test_a_checkpoint_of_another_version(finished, tmp_path):
 def test_a_checkpoint_with_other_shapes(sac, tmp_path, capsys):
     """As of a copy in which a layer was widened: only what a ring holds may be less, nothing is filled up."""
     state = {"learner": {"bias": np.zeros((2, 5))}, "replay": {"reward": np.zeros((2, 9))}, "step": np.array(0)}
-    folders = [tmp_path / "1", tmp_path / "2"]
+    folders, made = [tmp_path / "1", tmp_path / "2"], []
+    init = lambda: made.append(0) or state
 
     def saved(size, rows=(3,)):
         for i, folder in enumerate(folders):
@@ -135,14 +136,14 @@ def test_a_checkpoint_with_other_shapes(sac, tmp_path, capsys):
         return contents(tmp_path)
 
     saved((5,))
-    step, found = sac.restore(state, folders)
-    assert step == found["step"] == 3
+    step, found = sac.restore(folders, init)
+    assert step == found["step"] == 3 and made == [0], "a replay for its shapes alone"
     assert found["learner"]["bias"].tolist() == [[7.0] * 5, [8.0] * 5]
     assert found["replay"]["reward"].tolist() == [[1.0] * 3 + [0.0] * 6, [2.0] * 3 + [0.0] * 6]
     for size, rows in [(size, (3,)) for size in ((4,), (1,), (6,), (5, 1), ())] + [((5,), (3, 2))]:
         before = saved(size, rows)
         with pytest.raises(SystemExit) as error:
-            sac.restore(state, folders)
+            sac.restore(folders, init)
         said = capsys.readouterr().err
         assert error.value.code == 2 and "1 is of another version" in said, said
         assert ("replay/reward" if len(rows) > 1 else "learner/bias") in said
