@@ -4,7 +4,7 @@ Paper:  Nikishin et al. 2022, "The Primacy Bias in Deep Reinforcement Learning" 
         "Sample-Efficient Reinforcement Learning by Breaking the Replay Ratio Barrier" (ICLR 2023).
 Parent: dqn.py; differs: Args, resets_by, reset, train_step, metrics, check
 Run:    python algos/sr_dqn.py --env-id Breakout-MinAtar --replay-ratio 4 --num-seeds 5  (again: on, to the same bits)
-Expect: mean evaluation at 100k to 200k steps, ratio 4 (minatar3_ratios, two seeds): Breakout 12, Freeway 38; DQN 10, 5.
+Expect: mean evaluation at 100k to 200k steps, ratio 4 (minatar3_ratios, 3 seeds): Breakout 11, Freeway 38; DQN 9, 4.
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only evaluations and what keeps folders know of several seeds.
 """
 

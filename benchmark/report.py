@@ -79,7 +79,7 @@ COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#00
 LINES = ["-", "--", "-.", ":"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 GREY = "#666666"
-MARKED = 5  # up to so many resets are marked in the curves
+MARKED = 8  # up to so many resets are marked in the curves
 FEW = 3  # up to so many seeds each is drawn as a thin line, beside their mean
 ALL = "all tasks compared"
 
