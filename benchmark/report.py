@@ -1144,7 +1144,7 @@ def page(results, aggregates):
         "## Learning curves",
         f"Mean over finished runs, with its interval where there are more than {FEW}; else the thin lines are the "
         f"seeds. Unfinished runs are thin, too.{' Grey: published runs at this ratio.' if results.reference else ''}"
-        + " Dotted upright lines: an algorithm's resets."
+        + f" Dotted upright lines: an algorithm's resets, where there are {MARKED} or fewer."
         * any(0 < len(x) <= MARKED for x in results.schedules.values()),
     ]
     for ratio in drawn_ratios(results):
