@@ -25,6 +25,10 @@ class Suite:
     """flags of one script on one task: {script: {task: flags}}"""
     variants: dict[str, tuple[str, dict[str, object]]] = field(default_factory=dict)
     """further agents: {name: (script, flags)}"""
+    algos: tuple[str, ...] = ("sac", "sr_sac")
+    """what a sweep runs if none are named: scripts that fit the tasks, or variants"""
+    replay_ratios: tuple[float, ...] = (1.0,)
+    """and at which ratios"""
     metric: str = EVALUATION
     """what is scored: this, `charts/average_return`, or `charts/mean_return`, of all training episodes so far"""
     scale: str = "0 is no reward and 1 the most that a task can give"
@@ -199,6 +203,7 @@ SUITES = {
         variants={"dqn_half_step": ("dqn", {}), "dqn_double_step": ("dqn", {}), "dqn_adam": ("dqn", ADAM_DQN)},
         metric="charts/average_return",
         scale=MINATAR_SCALE,
+        algos=("dqn",),
     ),
     "minatar4_rainbow": Suite(
         "four games of MinAtar, 1M steps, at ratio 0.25: DQN, Rainbow and Rainbow without each of its parts",
@@ -216,6 +221,8 @@ SUITES = {
         },
         metric="charts/mean_return",
         scale=MINATAR_SCALE,
+        algos=("dqn", "rainbow"),
+        replay_ratios=(0.25,),
     ),
     "minatar3_ratios": Suite(
         "three games of MinAtar, 200k steps: replay ratios of DQN with and without resets every 100k updates",
@@ -230,6 +237,8 @@ SUITES = {
         (100_000, 200_000),
         {"dqn": ADAM_DQN, "sr_dqn": ADAM_DQN | {"reset-interval": 100_000}},
         scale=MINATAR_SCALE + ", at epsilon 0.1 (these evaluations: 0.001)",
+        algos=("dqn", "sr_dqn"),
+        replay_ratios=(0.25, 1.0, 4.0),
     ),
     "atari26": Suite(
         "the 26 games of Atari 100k, scored by 100 games after 100k steps: for GPUs",
@@ -237,6 +246,8 @@ SUITES = {
         {"total-timesteps": 100_000},
         (100_000, 100_000),
         scale=ATARI_SCALE,
+        algos=("spr", "sr_spr"),
+        replay_ratios=(2.0,),
     ),
     "atari2_cpu": Suite(
         "two games of Atari 100k, scored by 100 games after 100k steps: hours a run on a CPU",
@@ -244,6 +255,7 @@ SUITES = {
         {"total-timesteps": 100_000, "eval-interval": 50_000},
         (100_000, 100_000),
         scale=ATARI_SCALE,
+        algos=("drq_eps", "der"),
     ),
     "reset_study": Suite(
         "one reset on an easy task, in minutes: what it costs and how fast the replay makes up for it",
@@ -260,6 +272,8 @@ SUITES = {
         (5_000, 9_000),
         {"sr_sac": {"reset-interval": 36_000}},
         variants={"sr_sac_no_reset": ("sr_sac", {"reset-interval": 0})},
+        algos=("sr_sac", "sr_sac_no_reset"),
+        replay_ratios=(8.0,),
     ),
     "demo": Suite(
         "what `make demo` runs: replay ratios on an easy task with small networks, in minutes on two cores",
@@ -277,5 +291,6 @@ SUITES = {
         },
         (5_000, 10_000),
         {"sr_sac": {"reset-interval": 80_000}},
+        replay_ratios=(1.0, 4.0, 16.0),
     ),
 }

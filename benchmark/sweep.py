@@ -47,12 +47,12 @@ from benchmark.suites import SUITES
 class Args:
     suite: str
     """name of the suite, in benchmark/suites.py"""
-    algos: tuple[str, ...] = ("sac", "sr_sac")
-    """scripts of algos/, or variants that the suite names"""
+    algos: tuple[str, ...] = ()
+    """scripts of algos/, or variants that the suite names; the suite's own choice if none are given"""
     tasks: tuple[str, ...] = ()
     """only these of the suite's tasks"""
-    replay_ratios: tuple[float, ...] = (1.0,)
-    """gradient updates per environment step"""
+    replay_ratios: tuple[float, ...] = ()
+    """gradient updates per environment step; the suite's own choice if none are given"""
     seeds: int = 5
     """runs per task, algorithm and ratio: seeds 1 to this"""
     seeds_per_job: int = 0
@@ -258,15 +258,15 @@ def plain(args, extra):
     """Checks what was typed and expands it -> jobs. Ends with one line if something is wrong."""
     require(args.suite in SUITES, f"there is no suite {args.suite!r}; there are {', '.join(SUITES)}")
     there = sorted([path.stem for path in (ROOT / "algos").glob("*.py")] + [*SUITES[args.suite].variants])
-    unknown = [algo for algo in args.algos if algo not in there]
-    require(args.algos, f"--algos needs at least one of {', '.join(there)}")
+    algos = args.algos or SUITES[args.suite].algos
+    unknown = [algo for algo in algos if algo not in there]
     require(not unknown, f"there is no script {', '.join(unknown)}; there are {', '.join(there)}")
     tasks = SUITES[args.suite].scores
     unknown = [task for task in args.tasks if task not in tasks]
     require(not unknown, f"{args.suite} has no task {', '.join(unknown)}; its tasks are {', '.join(tasks)}")
     require(args.seeds >= 1 and args.seeds_per_job >= 0, "--seeds must be 1 or more, --seeds-per-job 0 or more")
-    fit = args.replay_ratios and all(0 < ratio < 2**31 for ratio in args.replay_ratios)
-    require(fit, "--replay-ratios must be above 0, and less than 2^31")
+    ratios = args.replay_ratios or SUITES[args.suite].replay_ratios
+    require(all(0 < ratio < 2**31 for ratio in ratios), "--replay-ratios must be above 0, and less than 2^31")
     require(
         min(args.jobs, args.cpus_per_job, args.timeout) >= 0, "--jobs, --cpus-per-job and --timeout must be 0 or more"
     )
@@ -275,9 +275,8 @@ def plain(args, extra):
     together = args.seeds_per_job or (args.seeds if on_gpus else 1)
     at_a_time(args)
     runs_dir = args.runs_dir or f"runs/{args.suite}"
-    ratios = dict.fromkeys(args.replay_ratios)
-    algos, tasks = dict.fromkeys(args.algos), tuple(dict.fromkeys(args.tasks))
-    return expand(args.suite, algos, ratios, args.seeds, together, runs_dir, extra, tasks)
+    tasks = tuple(dict.fromkeys(args.tasks))
+    return expand(args.suite, dict.fromkeys(algos), dict.fromkeys(ratios), args.seeds, together, runs_dir, extra, tasks)
 
 
 def at_a_time(args):

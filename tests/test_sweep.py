@@ -72,13 +72,26 @@ def test_a_job_is_a_command_that_a_user_could_type():
 def test_every_suite_makes_commands_that_the_scripts_take(suite):
     kind = next(iter(SUITES[suite].scores)).rpartition("-")[2]
     kinds = {"MinAtar": ("dqn", "sr_dqn", "rainbow", *SUITES[suite].variants), "v5": ("dqn_atari", "drq_eps", "der")}
-    for algo in kinds.get(kind, ("sac", "sr_sac")):
+    for algo in {*kinds.get(kind, ("sac", "sr_sac")), *SUITES[suite].algos}:
         for job in expand(suite, [algo], [8.0], 1, 1, "runs"):
             module = loaded(Path(job.words[0]).stem)
             args = tyro.cli(module.Args, args=job.words[1:])
             module.check(args)
             folder = module.find_run(args, args.seed)[0]
             assert [str(ROOT / folder)] == list(job.folders) and args.total_timesteps == job.steps
+
+
+def test_without_algos_and_ratios_a_suite_runs_its_own():
+    def made(*typed):
+        words = ["--suite", "minatar3_ratios", "--tasks", "Freeway-MinAtar", "--seeds", "1", *typed]
+        return [
+            (job.name.split("__")[1], job.replay_ratio) for job in sweep.plain(tyro.cli(sweep.Args, args=words), ())
+        ]
+
+    ratios = (0.25, 1.0, 4.0)
+    assert made() == [(algo, ratio) for ratio in ratios for algo in ("dqn", "sr_dqn")]
+    assert made("--algos", "c51") == [("c51", ratio) for ratio in ratios]
+    assert made("--replay-ratios", "2") == [("dqn", 2.0), ("sr_dqn", 2.0)]
 
 
 def test_variants_and_flags_of_a_task():
