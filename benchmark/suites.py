@@ -25,7 +25,7 @@ class Suite:
     """flags of one script on one task: {script: {task: flags}}"""
     variants: dict[str, tuple[str, dict[str, object]]] = field(default_factory=dict)
     """further agents: {name: (script, flags)}"""
-    algos: tuple[str, ...] = ("sac", "sr_sac")
+    algos: tuple[str, ...] = ("sac",)
     """what a sweep runs if none are named: scripts that fit the tasks, or variants"""
     replay_ratios: tuple[float, ...] = (1.0,)
     """and at which ratios"""
@@ -163,6 +163,8 @@ SUITES = {
         dict.fromkeys(DMC15, DMC),
         {"total-timesteps": 500_000},
         (400_000, 500_000),
+        algos=("sr_sac",),
+        replay_ratios=(32.0,),
     ),
     "dmc_cpu": Suite(
         "three DMC15 tasks, 30k steps, resets every 128,000 updates (the paper: 2,560,000): small enough for two cores",
@@ -170,18 +172,24 @@ SUITES = {
         {"total-timesteps": 30_000},
         (10_000, 30_000),
         {"sr_sac": {"reset-interval": 128_000}},
+        algos=("sac", "sr_sac"),
+        replay_ratios=(16.0,),
     ),
     "dmc3_50k": Suite(
         "the first 50k steps of three tasks with the paper's settings, to lie beside the published curves",
         dict.fromkeys(("CheetahRun-v1", "ReacherHard-v1", "WalkerRun-v1"), DMC),
         {"total-timesteps": 50_000},
         (10_000, 50_000),
+        algos=("sr_sac",),
+        replay_ratios=(8.0,),
     ),
     "dmc2_100k": Suite(
         "the first 100k steps of two tasks with the paper's settings, to lie beside the published curves",
         dict.fromkeys(("CheetahRun-v1", "WalkerRun-v1"), DMC),
         {"total-timesteps": 100_000},
         (10_000, 100_000),
+        algos=("sr_sac",),
+        replay_ratios=(8.0,),
     ),
     "gym5": Suite(
         "five Gym MuJoCo tasks, 1M steps; a robot that falls ends its episode (not HalfCheetah)",
@@ -292,5 +300,6 @@ SUITES = {
         (5_000, 10_000),
         {"sr_sac": {"reset-interval": 80_000}},
         replay_ratios=(1.0, 4.0, 16.0),
+        algos=("sac", "sr_sac"),
     ),
 }

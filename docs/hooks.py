@@ -449,13 +449,15 @@ def suite_flags(suite):
 
 
 def sweeps(name):
-    """The commands that make a suite's committed runs, one for the algorithms that have the same ratios and seeds."""
+    """The commands that make a suite's committed runs, one for the algorithms of the same tasks, ratios and seeds."""
     made, grids = defaultdict(list), defaultdict(list)
     for run in committed(name)[1].values():
         made[run["args"]["exp_name"]].append(run["args"])
     for algo, own in sorted(made.items()):
         ratios = " ".join(f"{ratio:g}" for ratio in sorted({args["replay_ratio"] for args in own}))
-        grids[f"--replay-ratios {ratios} --seeds {max(args['seed'] for args in own)}"].append(algo)
+        tasks = [task for task in suites()[name].scores if task in {args["env_id"] for args in own}]
+        only = f"--tasks {' '.join(tasks)} " if len(tasks) < len(suites()[name].scores) else ""
+        grids[f"{only}--replay-ratios {ratios} --seeds {max(args['seed'] for args in own)}"].append(algo)
     for grid, algos in grids.items():
         yield f"python -m benchmark.sweep --suite {name} --algos {' '.join(algos)} {grid}"
 
