@@ -3,7 +3,7 @@
 Paper:  Mnih et al. 2015, "Human-level control through deep reinforcement learning" (Nature 518), set up for MinAtar as
         in Young & Tian 2019, "MinAtar: An Atari-Inspired Testbed" (arXiv:1903.03176).
 Run:    python algos/dqn.py --env-id Breakout-MinAtar --num-seeds 5  (again: it goes on, to the same bits)
-Expect: on Breakout, --learning-rate 0.001953125: average return 8.8 +- 0.7 at the end (3 seeds; the paper: 9.3).
+Expect: on Breakout, --learning-rate 0.001953125: average return 8.7 +- 0.6 at the end (5 seeds; the paper: 9.3).
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only evaluations and what keeps folders know of several seeds.
 """
 
