@@ -1131,7 +1131,7 @@ def page(results, aggregates):
     """The text of report.md."""
     args, suite = results.args, results.suite
     option = f" --reference {Path(args.reference).name}" if args.reference else ""
-    made = " (what such a file holds says docs/results.md, under Raw published curves)" if args.reference else ""
+    made = " (docs/results.md says what such a file holds, under Raw published curves)" if args.reference else ""
     text = [
         f"# Results: {args.suite}",
         f"{suite.about[0].upper() + suite.about[1:]}. A run's score is {suite.score}, "

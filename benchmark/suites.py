@@ -299,7 +299,7 @@ SUITES = {
         },
         (5_000, 10_000),
         {"sr_sac": {"reset-interval": 80_000}},
-        replay_ratios=(1.0, 4.0, 16.0),
         algos=("sac", "sr_sac"),
+        replay_ratios=(1.0, 4.0, 16.0),
     ),
 }

@@ -1,4 +1,4 @@
-"""A grid of runs to its end: python -m benchmark.sweep --suite dmc_cpu --replay-ratios 1 4 16 --seeds 5 --jobs 2
+"""A grid of runs to its end: python -m benchmark.sweep --suite dmc_cpu --seeds 5 --jobs 2
 
 Makes ordinary script commands of suite x algorithms x replay ratios x seeds (`--dry-run` prints them) and runs them on
 this machine, a Slurm cluster or a Ray cluster. Killed and started again, it goes on: what is done is skipped, what is
@@ -345,7 +345,10 @@ def main():
     if "--" in words:
         words, extra = words[: words.index("--")], words[words.index("--") + 1 :]
     try:
-        sys.exit(run(tyro.cli(Args, args=words), extra))
+        args = tyro.cli(Args, args=words)
+        for flag, given in (("--algos", args.algos), ("--tasks", args.tasks), ("--replay-ratios", args.replay_ratios)):
+            require(given or flag not in words, f"{flag} needs at least one value; leave it out for the suite's own")
+        sys.exit(run(args, extra))
     except OSError as error:  # a full disk, say; the jobs are told to save as this process ends
         require(False, f"{error}; what is done is kept, and the same command goes on from there")
 

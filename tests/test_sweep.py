@@ -127,6 +127,8 @@ def test_flags_as_typed():
         (["--suite", "dmc16"], "there is no suite 'dmc16'; there are dmc15"),
         (["--suite", "dmc_cpu", "--tasks", "HopperHop-v1"], "dmc_cpu has no task HopperHop-v1; its tasks are"),
         (["--suite", "dmc15", "--algos", "sax"], "no script sax; there are bbf, c51, der"),
+        (["--suite", "dmc15", "--algos", "--seeds", "1"], "--algos needs at least one value"),
+        (["--suite", "dmc15", "--replay-ratios"], "--replay-ratios needs at least one value"),
         (["--suite", "dmc15", "--seeds", "0"], "--seeds must be"),
         (["--suite", "dmc15", "--replay-ratios", "0"], "must be above 0"),
         (["--suite", "dmc15", "--jobs", "1000"], "do not fit on"),
