@@ -8,7 +8,9 @@ import importlib
 from functools import partial
 
 import jax
+import minatar_dqn
 import numpy as np
+import numpy_dqn
 import pytest
 
 LEFT, UP, RIGHT, FIRE = 1, 2, 3, 5
@@ -89,3 +91,30 @@ def test_games_are_minatars(dqn, name, player, games, random, least):
             assert np.array_equal(obs, game.state()), (seed, length)
         best = max(best, total)
     assert best > least
+
+
+def test_the_agent_of_minatar_dqn_learns_as_the_judge():
+    """tests/minatar_dqn.py, whose curves stand beside the scripts' on their page, moves as tests/numpy_dqn.py does."""
+    rng = np.random.default_rng(0)
+    network, target = minatar_dqn.Network(6, rng), minatar_dqn.Network(6, rng)
+
+    def named(network):
+        kernel_1, bias_1, kernel_2, bias_2, kernel_3, bias_3 = (x.astype(float) for x in network.parameters)
+        names = "conv_kernel conv_bias hidden_kernel hidden_bias out_kernel out_bias".split()
+        conv = kernel_1.reshape(6, 3, 3, 16).transpose(1, 2, 0, 3)
+        return dict(zip(names, (conv, bias_1, kernel_2.T, bias_2, kernel_3.T, bias_3), strict=True))
+
+    first = wanted = named(network)
+    memory = {name: (np.zeros_like(x), np.zeros_like(x)) for name, x in first.items()}
+    for _ in range(5):
+        obs, next_obs = rng.random((2, 32, 10, 10, 6)) < 0.2
+        batch = {"obs": obs, "action": rng.integers(0, 6, 32), "reward": rng.normal(0, 2, 32).astype(np.float32)}
+        batch |= {"terminated": (rng.random(32) < 0.3).astype(np.float32), "next_obs": next_obs}
+        minatar_dqn.update(network, target, 2**-9, *batch.values())
+        _, gradient = numpy_dqn.gradient(wanted, named(target), batch, 0.99, "huber")
+        step = lambda name, gradient, old, held: numpy_dqn.rmsprop(old[name], gradient, held[name], 2**-9, 0.01, False)
+        moved = {name: step(name, gradient[name], wanted, memory) for name in first}
+        wanted, memory = ({name: pair[i] for name, pair in moved.items()} for i in (0, 1))
+    for name, x in named(network).items():
+        assert np.abs(x - first[name]).max() > 1e-3, "it has not moved"
+        np.testing.assert_allclose(x, wanted[name], atol=1e-6, err_msg=name)
