@@ -3,14 +3,16 @@ target network): what the same experiment gives without JAX, gymnax or a line of
 
     python tests/minatar_dqn.py GAME EXPONENT SEED STEPS FILE   (space_invaders 12: a step size of 2 to the power -12)
 
-FILE gets a line every 25,000 steps: step, the average that moves by a hundredth with every episode's return, the mean
-return of the last 100 episodes, episodes so far. A million steps take some 40 minutes on one core; set
-OPENBLAS_NUM_THREADS=1 and, lest large arrays be mapped anew each time, MALLOC_MMAP_THRESHOLD_=1000000000 and
+FILE, which must not exist, gets a line every 25,000 steps: step, the average that moves by a hundredth with every
+episode's return, the mean return of the last 100 episodes, episodes so far. (benchmark/results/minatar_dqn.csv has
+game, exponent and seed before them.) A run that is ended cannot go on. A million steps take 40 to 65 minutes on one
+core; set OPENBLAS_NUM_THREADS=1 and, lest large arrays be mapped anew each time, MALLOC_MMAP_THRESHOLD_=1000000000 and
 MALLOC_TRIM_THRESHOLD_=1000000000. It needs the tests' packages: PYTHONPATH=.venv/test.
 """
 
+import argparse
 import random
-import sys
+from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -28,7 +30,9 @@ class Network:
         seen = 9 * channels
         self.parameters = [draw(seen, seen, 16), draw(seen, 16)]
         self.parameters += [draw(1024, 1024, 128), draw(1024, 128), draw(128, 128, 6), draw(128, 6)]
-        self.square, self.mean, self.spread, self.change = ([np.zeros_like(x) for x in self.parameters] for _ in "smdc")
+        self.square, self.mean, self.spread, self.change = (
+            [np.zeros_like(x) for x in self.parameters] for _ in range(4)
+        )
 
     def forward(self, images):
         """(batch, 10, 10, channels) -> values (batch, 6), what the way back needs."""
@@ -86,7 +90,7 @@ def main(game, rate, seed, steps, path):
     action = np.zeros(REPLAY, int)
     reward, terminated = np.zeros((2, REPLAY), np.float32)
     average, total, updates, returns, now = 0.0, 0.0, 0, [], env.state()
-    with open(path, "w", buffering=1) as file:
+    with open(path, "x", buffering=1) as file:
         for t in range(steps):
             epsilon = 1 - 0.9 * min(1, max(0, (t - WARM_UP) / 100_000))
             explore = dice.random() < epsilon
@@ -110,5 +114,12 @@ def main(game, rate, seed, steps, path):
 
 
 if __name__ == "__main__":
-    name, exponent, number, length, path = sys.argv[1:]
-    main(name, 2.0 ** -int(exponent), int(number), int(length), path)
+    parser = argparse.ArgumentParser(usage="python tests/minatar_dqn.py GAME EXPONENT SEED STEPS FILE")
+    parser.add_argument("game", choices="asterix breakout freeway seaquest space_invaders".split())
+    for name in ("exponent", "seed", "steps"):
+        parser.add_argument(name, type=int)
+    parser.add_argument("file", type=Path)
+    args = parser.parse_args()
+    if args.file.exists() or not args.file.parent.is_dir():
+        parser.error(f"{args.file} exists, or its folder does not: name a new file")
+    main(args.game, 2.0**-args.exponent, args.seed, args.steps, args.file)
