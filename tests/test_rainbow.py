@@ -4,12 +4,15 @@ The judges are NumPy in float64, written from the papers, and rlax.
 """
 
 import itertools
+import sys
+import types
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rainbow_as_released
 from conftest import SMALL_GYMNAX
 from test_dqn import advance, begin, random_batch
 
@@ -438,3 +441,69 @@ def test_memory_and_bad_settings(rainbow):
     for bad in ({"n_step": 0}, {"noise_scale": -1.0}, {"n_step": 40, "batch_size": 32, "learning_starts": 60}):
         with pytest.raises(SystemExit):
             rainbow.check(rainbow.Args(**SMALL_GYMNAX | bad))
+
+
+# What the code of Revisiting Rainbow does otherwise: tests/rainbow_as_released.py, whose curves are on the page
+
+
+@pytest.fixture(scope="module")
+def as_released():
+    """departures -> the changed script, as a module"""
+
+    def make(*departures):
+        name = "_".join(["rainbow", *departures])
+        module = sys.modules[name] = types.ModuleType(name)
+        module.__file__ = f"{name}.py"
+        exec(rainbow_as_released.changed(departures), module.__dict__)
+        return module
+
+    return make
+
+
+def test_released_weights_and_start(rainbow, as_released):
+    theirs = as_released("weights", "start")
+    args = theirs.Args(env_id="Freeway-MinAtar")
+    theirs.make_task(args)
+    found = theirs.RainbowNetwork(args).init(jax.random.key(1), jnp.zeros((10, 10, 7), bool))["params"]
+    bound = (6 / (27 * 7 + 27 * 16)) ** 0.5
+    kernel = np.abs(found["Conv_0"]["kernel"])
+    assert kernel.shape == (3, 3, 7, 16) and 0.98 * bound < kernel.max() <= bound
+    assert kernel.mean() == pytest.approx(bound / 2, rel=0.05) and not found["Conv_0"]["bias"].any()
+    for name in ("value_kernel", "advantage_kernel", "advantage_bias"):  # as in the script
+        assert 0.9 / 40 < np.abs(found[name]).max() <= 1 / 40
+    assert float(theirs.epsilon(args, 1)) == args.end_e < float(rainbow.epsilon(args, 1)) == 1
+
+
+def test_released_noise_and_streams(rainbow, as_released, monkeypatch):
+    """The same for every key; two vectors that begin alike; what is taken off all actions alike, softmax undoes."""
+    theirs, rng = as_released("noise", "streams"), np.random.default_rng(0)
+    args = theirs.Args(**TINY, noise_scale=0.5)
+    theirs.make_task(args)
+    obs, params = rng.normal(size=4).astype(np.float32), theirs.init_learner(args, jax.random.key(1), jnp.zeros(4))
+    x, p = np.float64(obs), jax.tree.map(np.float64, params.network["params"])
+    drawn = lambda n: (lambda z: np.sign(z) * np.abs(z) ** 0.5)(np.float64(jax.random.normal(jax.random.key(0), (n,))))
+    layer = lambda name, n: (
+        (p[f"{name}_kernel"] + p[f"{name}_kernel_sigma"] * np.outer(drawn(n), drawn(4))) @ x
+        + p[f"{name}_bias"]
+        + p[f"{name}_bias_sigma"] * drawn(n)
+    )
+    wanted = softmax(layer("value", 7) + layer("advantage", 14).reshape(2, 7)) @ np.linspace(-3, 3, 7)
+    found = theirs.q_values(args, params.network, jnp.asarray(obs), noise=jax.random.key(0))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+    # A replay of one transition alone, so that the draw of rows does not tell: no key changes an update or an action.
+    replay = jax.tree.map(lambda x: jnp.repeat(x[:1], 64, 0), filled(rainbow, args)[0])
+    replay = replay.replace(terminated=jnp.zeros(64, bool), truncated=jnp.zeros(64, bool))
+    tree, keys = tree_of(rainbow, args, np.ones(64)), jax.random.split(jax.random.key(5), 4)
+    for module, equal in ((theirs, True), (rainbow, False)):
+        update = jax.jit(lambda key, module=module: module.update(args, params, replay, tree, key, jnp.int32(1))[0])
+        one, two = (update(key).network["params"]["value_kernel"] for key in keys[:2])
+        assert np.allclose(one, two, atol=1e-6) == equal, module
+        env_step = partial(module.env_step, args)
+        state, seen = module.init_state(args, 0).replace(obs=jnp.asarray(obs), learner=params), []
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "act", lambda q, key, epsilon: jnp.int32(seen.append(q) or 0))  # noqa: B023
+            patch.setattr(module, "update", lambda args, old, replay, tree, key, number: (old, tree, {}))
+            step = lambda key: (module.train_step(args, env_step, state.replace(key=key), None), seen[-1])[1]  # noqa: B023
+            values = jax.jit(jax.vmap(step))(keys)
+        assert np.allclose(values, values[0], atol=1e-6) == equal, module
