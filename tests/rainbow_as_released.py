@@ -1,9 +1,9 @@
-"""algos/rainbow.py with what the code of Revisiting Rainbow does otherwise (JohanSamir/revisiting_rainbow @ 521a3c2),
-to see what explains a gap to its figures.
+"""algos/rainbow.py with what the code of Revisiting Rainbow does otherwise, to see what explains a gap to its figures.
 
     python tests/rainbow_as_released.py DEPARTURES [flags of rainbow.py]
 
-DEPARTURES are names with commas between them, of
+DEPARTURES are names with commas between them, of the network and the exploration of JohanSamir/revisiting_rainbow @
+521a3c2 (which leaves the loss unweighted, too: --importance-exponent 0; at 2d49d68 it is weighted, as here):
 
 weights  the convolution's: Xavier-uniform for a kernel of 3 x 3 x 3, of which an image meets the middle; biases zero
 start    no random actions at first: epsilon is --end-e from the first step on
