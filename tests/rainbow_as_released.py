@@ -10,13 +10,16 @@ start    no random actions at first: epsilon is --end-e from the first step on
 noise    drawn once and never again, from the same key for every layer and for both of its vectors
 streams  the advantages are centered over the atoms, which the softmax undoes, and not over the actions
 
-The run's name is made of them: --exp-name rainbow_weights_start, say. All else is as with the script itself.
+Their order does not matter; the run's name is made of them: --exp-name rainbow_weights_start, say. All else is as
+with the script itself. benchmark/results/rainbow_as_released.csv has for each log of a run its episodic_return, and
+mean_return and episodes of all steps so far.
 """
 
 import sys
 from pathlib import Path
 
-ZERO = "jax.random.wrap_key_data(jax.random.key_data({key}) * ({number} < 0).astype(jnp.uint32))"  # XLA must not know
+# The key 0, out of a number that is never negative: XLA would fuse the noise of a known key with the product, slowly.
+ZERO = "jax.random.wrap_key_data(jax.random.key_data({key}) * ({number} < 0).astype(jnp.uint32))"
 CHANGES = {
     "weights": (
         (
@@ -63,9 +66,13 @@ def changed(departures):
 
 
 if __name__ == "__main__":
-    departures = sys.argv.pop(1).split(",") if len(sys.argv) > 1 else [""]
-    if unknown := [name for name in departures if name not in CHANGES]:
+    given = sys.argv.pop(1).split(",") if len(sys.argv) > 1 else []
+    if not given or given[0] in ("-h", "--help"):
+        print(__doc__)
+        sys.exit(0 if given else 2)
+    if unknown := [name for name in given if name not in CHANGES]:
         print(f"error: no departure {unknown[0]!r}; DEPARTURES are of {','.join(CHANGES)}", file=sys.stderr)
         sys.exit(2)
+    departures = [name for name in CHANGES if name in given]
     path = Path(__file__).with_name("_".join(["rainbow", *departures]) + ".py")  # its stem is the run's name
     exec(compile(changed(departures), path, "exec"), {"__name__": "__main__", "__file__": str(path)})
