@@ -1,6 +1,6 @@
 # make demo   a small sweep of replay ratios, to its figure     make test   lints and tests
 # make docs   the site     make speed   speed, also against SBX     make format
-# Both install what they need into .venv. PYTHON=python3.12 chooses another Python (3.11 or later).
+# Both install what they need into .venv. PYTHON=python3.12 chooses another Python (3.11 to 3.13).
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -30,7 +30,7 @@ clean:
 	rm -rf .venv
 
 .venv/ready: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or later is needed; name one with PYTHON=")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "error: Python 3.11, 3.12 or 3.13 is needed; name one with PYTHON=")'
 	@echo "installing requirements.txt into .venv (about 700 MB, once)"
 	@$(PYTHON) -m venv .venv || { echo "error: no virtual environment; on Debian: apt install python3-venv"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
