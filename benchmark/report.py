@@ -48,7 +48,9 @@ COLUMNS = {"suite", "algo", "replay_ratio", "env", "seed", "step", "metric", "va
 REFERENCE_COLUMNS = {"algo", "replay_ratio", "task", "seed", "step", "return"}
 PUBLISHED = Path(__file__).parent / "published"
 PUBLISHED_COLUMNS = "paper algorithm replay_ratio resets suite task step statistic value low high seeds source".split()
-PUBLISHED_STATISTICS = {"iqm", "median", "mean", "optimality_gap", "std", "population_std", *READ.values()}
+PUBLISHED_STATISTICS = {"iqm", "median", "mean", "optimality_gap", "std", "population_std", "middle95"} | {
+    *READ.values()
+}
 STATISTICS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
 LABELS = {"sac": "SAC", "sr_sac": "SR-SAC", "redq": "REDQ", "sac_resets_200k": "SAC, reset every 200k steps"}
 LABELS |= {"dqn": "DQN", "sr_dqn": "SR-DQN", "rainbow": "Rainbow", "c51": "C51", "qr_dqn": "QR-DQN"}
@@ -81,6 +83,7 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 GREY = "#666666"
 MARKED = 8  # up to so many resets are marked in the curves
 FEW = 3  # up to so many seeds each is drawn as a thin line, beside their mean
+MANY = 40  # from so many runs on, the range that holds 95 % of them is told
 ALL = "all tasks compared"
 
 
@@ -106,13 +109,15 @@ class Args:
 
 class Summary(NamedTuple):
     """Scores of several seeds: mean, sample standard deviation (nan for one seed), number of seeds. A mean that was
-    read off a figure has the error of the reading instead of a deviation. `every`: steps between the evaluations."""
+    read off a figure has the error of the reading instead of a deviation. `every`: steps between the evaluations.
+    `middle95`: the 2.5th and 97.5th percentile of many runs."""
 
     mean: float
     std: float
     seeds: int
     reading: float = 0.0
     every: int = 0
+    middle95: tuple = ()
 
 
 class Comparison(NamedTuple):
@@ -321,7 +326,7 @@ def read_runs(path):
 
 def read_reference(path, algos, envs, last):
     """Published rows up to a step -> {(algo, replay_ratio): {env: {seed: {step: return}}}}"""
-    names, found = {dm_control_name(env): env for env in envs}, set()
+    names, found = {published_name(env): env for env in envs}, set()
     curves = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
     for number, row in enumerate(read_csv(path, REFERENCE_COLUMNS), 2):
         found.add(row["algo"])
@@ -387,6 +392,8 @@ class Results:
     """configs that are reset every so often, but never within the budget"""
     reference: dict
     """{config: {env: {seed: curve}}}, published raw curves"""
+    theirs: dict
+    """{config: {env: Summary}}, the suite's statistic of published runs"""
     allowed: dict
     """{config: the published configs it may be compared with, the preferred first}"""
     comparisons: list
@@ -544,10 +551,13 @@ def published_summaries(rows, suite, name):
                 own = found[row["algorithm"], float(row["replay_ratio"])][names[row["task"]]]
                 own |= {"mean": float(row["value"]), "std": math.nan, "seeds": int(row["seeds"] or 0)}
                 own |= {"reading": (float(row["high"]) - float(row["low"])) / 2}
-        elif row["task"] in names and window_of(row) == window_name(suite) and row["statistic"] in ("mean", "std"):
+        elif row["task"] in names and window_of(row) == window_name(suite):
             own = found[row["algorithm"], float(row["replay_ratio"])][names[row["task"]]]
-            own |= {row["statistic"]: float(row["value"]), "seeds": int(row["seeds"])}
-            own |= {"every": int(row["step"].partition("/")[2] or 0)}
+            if row["statistic"] in ("mean", "std"):
+                own |= {row["statistic"]: float(row["value"]), "seeds": int(row["seeds"])}
+                own |= {"every": int(row["step"].partition("/")[2] or 0)}
+            elif row["statistic"] == "middle95":
+                own |= {"middle95": (float(row["low"]), float(row["high"]))}
     return {c: {env: Summary(**s) for env, s in own.items()} for c, own in found.items()}
 
 
@@ -568,9 +578,11 @@ def reference_summaries(reference, suite):
         for env, seeds in envs.items():
             grid, done = complete(seeds, suite.statistic)
             if done:
-                own = summarize([np.mean([curve[step] for step in grid]) for curve in done.values()])
+                values = [np.mean([curve[step] for step in grid]) for curve in done.values()]
+                own = summarize(values)
                 every = grid[1] - grid[0] if len(grid) > 1 else 0
-                own = Summary(round(own.mean, 4), round(own.std, 4), own.seeds, every=every)
+                middle = np.percentile(values, [2.5, 97.5]).round(4).tolist() if own.seeds >= MANY else ()
+                own = Summary(round(own.mean, 4), round(own.std, 4), own.seeds, every=every, middle95=tuple(middle))
                 found.setdefault(config, {})[env] = own
     return found
 
@@ -669,6 +681,7 @@ def prepare(args):
         schedules=schedules,
         idle={config for config in asked if schedules.get(config) == ()},
         reference=reference,
+        theirs=theirs,
         allowed=allowed,
         comparisons=comparisons,
         published=published,
@@ -790,7 +803,7 @@ def draw_curves(results, ratio, path):
                 other: complete(results.reference[other][env], results.suite.statistic)[1] for other in others[:1]
             }
         for shade, (other, seeds) in zip(("#777777", "#aaaaaa"), sorted(references.items()), strict=False):
-            if seeds:
+            if any(len(curve) > 1 for curve in seeds.values()):
                 style = {"color": shade, "linestyle": (0, (1, 1)), "linewidth": 1.6}
                 draw_band(axis, *mean_band(results, seeds), alpha=0.3, zorder=1, **style)
                 canvas.legend(f"published {results.look.name(other[0])}", len(seeds), **style)
@@ -807,7 +820,8 @@ def draw_curves(results, ratio, path):
             elif singles:
                 canvas.legend(f"{results.look.name(config[0])}, unfinished", **style | {"linewidth": 0.7})
         shown = [c for group in groups for config in configs for c in group[config].get(env, {}).values()]
-        read = draw_read(results, canvas, axis, configs, env, max(max(curve) for curve in shown))
+        last = max(max(curve) for curve in shown)
+        read = draw_read(results, canvas, axis, configs, env, last) + draw_final(results, canvas, axis, configs, env)
         drawn = [x for group in groups for own in group.values() for c in own.get(env, {}).values() for x in c.values()]
         top = max(
             drawn + read + [x for seeds in references.values() for curve in seeds.values() for x in curve.values()]
@@ -835,6 +849,30 @@ def draw_read(results, canvas, axis, configs, env, last):
                 axis.errorbar(steps, values, errors, elinewidth=1.2, zorder=3, **style)
                 canvas.legend(f"published {results.look.name(other[0])}, read off a figure", **style)
                 tops += [value + error for value, error in zip(values, errors, strict=True)]
+    return tops
+
+
+def final_only(suite):
+    """Whether the suite's statistic is the evaluation at one step."""
+    return suite.metric == EVALUATION and suite.statistic[0] == suite.statistic[1]
+
+
+def draw_final(results, canvas, axis, configs, env):
+    """Published scores of a suite whose statistic is that of one step: beside it, their mean with the range of 95 % of
+    the runs, or with their deviation -> the upper ends."""
+    tops, last = [], results.suite.statistic[1]
+    for config in configs if final_only(results.suite) else ():
+        for other in results.allowed[config][:1]:
+            if found := results.theirs[other].get(env):
+                low, high = found.middle95 or (found.mean - found.std, found.mean + found.std)
+                style = {"color": results.look.line(config[0])["color"], "marker": "o", "markersize": 4}
+                style |= {"markerfacecolor": "white", "linestyle": "none"}
+                ends = [[found.mean - low], [high - found.mean]]
+                at = last * (1.03 + 0.03 * len(tops))  # side by side
+                axis.errorbar([at], [found.mean], ends, elinewidth=1.2, zorder=3, clip_on=False, **style)
+                bars = "and 95 % of runs" if found.middle95 else "± deviation"
+                canvas.legend(f"published {results.look.name(other[0])}, mean {bars}", found.seeds, **style)
+                tops.append(high)
     return tops
 
 
@@ -1026,6 +1064,9 @@ def comparison_cells(row, look):
     difference = interval(row.difference, row.low, row.high, digits + 1 if digits else 0, "+")  # may be near 0
     read = f"{row.theirs.mean:g}, read within {row.theirs.reading:.1f}"
     theirs = read if row.theirs.reading else spread(row.theirs, digits)
+    if row.theirs.middle95:
+        low, high = (number(x, digits) for x in row.theirs.middle95)
+        theirs += f", 95 % of them {low} to {high}"
     return [*cells, f"{others}: {theirs}", difference, row.verdict]
 
 
@@ -1079,6 +1120,11 @@ def comparison_section(results):
         "half of what the published score has above a random policy's, or there is no interval, with a single seed. Of "
         "twenty comparisons of equal agents one is expected to come out higher or lower."
     )
+    if any(row.theirs.middle95 for row in rows):
+        yield (
+            "Of many published runs the range is told that holds 95 % of them (the percentiles 2.5 to 97.5): one run "
+            "of an equal agent is outside of it once in twenty. It is no part of the verdict."
+        )
     if any(row.theirs.reading for row in rows):
         yield (
             "Published values here were read off figures: the interval is that of our seeds alone (Student's t), "
@@ -1130,6 +1176,7 @@ def provenance_section(results):
 def page(results, aggregates):
     """The text of report.md."""
     args, suite = results.args, results.suite
+    final = final_only(suite) and bool(results.comparisons)
     option = f" --reference {Path(args.reference).name}" if args.reference else ""
     made = " (docs/results.md says what such a file holds, under Raw published curves)" if args.reference else ""
     text = [
@@ -1143,7 +1190,9 @@ def page(results, aggregates):
         *aggregate_section(results, aggregates),
         "## Learning curves",
         f"Mean over finished runs, with its interval where there are more than {FEW}; else the thin lines are the "
-        f"seeds. Unfinished runs are thin, too.{' Grey: published runs at this ratio.' if results.reference else ''}"
+        "seeds. Unfinished runs are thin, too."
+        + " Grey: published runs at this ratio." * bool(results.reference and not final)
+        + " Hollow, beside the last step: published scores at that step." * final
         + f" Dotted upright lines: an algorithm's resets, where there are {MARKED} or fewer."
         * any(0 < len(x) <= MARKED for x in results.schedules.values()),
     ]

@@ -13,6 +13,7 @@ import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -440,6 +441,43 @@ def test_comparison_with_values_read_off_figures(tmp_path):
     )
 
 
+def test_one_run_beside_many(tmp_path):
+    """Atari: the range of 95 % of the published runs, from the tables and from raw scores, here 0, 1, ..., 100."""
+    runs = {("der", 1.0, "Assault-v5", 1): {50_000: 450.0, 100_000: 470.0}}
+    write_results(tmp_path, runs, "atari2_cpu")
+    tables, text = make(tmp_path, suite="atari2_cpu")[:2]
+    ((row),) = tables["comparison"]
+    assert (row["published"], row["published_seeds"], row["verdict"]) == ("der", "100", "too few seeds to say")
+    assert "| DER: 561 ± 48 (100), 95 % of them 479 to 650 | -91 | too few seeds to say |" in text
+    raw = "".join(f"der,1,atari-assault,{seed},100000,{seed}\n" for seed in range(101))
+    for runs, shown in ((101, "50 ± 29 (101), 95 % of them 2 to 98"), (39, "19 ± 11 (39)")):
+        lines = raw.splitlines(keepends=True)[:runs]
+        (tmp_path / "raw.csv").write_text("algo,replay_ratio,task,seed,step,return\n" + "".join(lines))
+        text = make(tmp_path, "atari2_cpu", reference=str(tmp_path / "raw.csv"), reference_algos=("der",))[1]
+        assert f"| DER: {shown} | " in text and ("holds 95 %" in text) == (runs == 101)
+        assert "Hollow, beside the last step" in text and "Grey" not in text
+
+
+def test_published_scores_are_drawn_beside_the_last_step(monkeypatch):
+    drawn, other = MagicMock(), ("der", 1.0)
+    theirs = {other: {"Pong-v5": report.Summary(-9.7, 8.5, 100, middle95=(-19.4, 7.3))}}
+    theirs["bbf", 1.0] = {"Pong-v5": report.Summary(13.7, 6.4, 14)}
+    results = SimpleNamespace(
+        suite=SUITES["atari2_cpu"],
+        look=report.Look({"der", "bbf"}, {}),
+        theirs=theirs,
+        allowed={c: [c] for c in theirs},
+    )
+    find = lambda env: report.draw_final(results, drawn, drawn, [*theirs], env)
+    np.testing.assert_allclose(find("Pong-v5"), [7.3, 20.1])
+    (x, y, ends), (x_2, y_2, ends_2) = (call.args for call in drawn.errorbar.call_args_list)
+    assert (y, y_2) == ([-9.7], [13.7]) and 100_000 < x[0] < x_2[0] < 110_000
+    np.testing.assert_allclose([ends, ends_2], [[[9.7], [17.0]], [[6.4], [6.4]]])
+    assert find("Assault-v5") == [], "nothing is published of this game here"
+    monkeypatch.setattr(results, "suite", SUITES["dmc_cpu"])
+    assert find("Pong-v5") == [], "a window of several steps has no one place"
+
+
 def test_points_read_off_figures_are_drawn_up_to_our_last_step():
     """MinAtar's table (Young & Tian 2019, Breakout): 6.8, 8.3, 9.3 at a quarter, a half and one million steps."""
     args = SimpleNamespace(suite="minatar5")
@@ -567,6 +605,7 @@ def test_published_tables():
         )
         assert row["suite"] in {*SUITES, "sac10", ""} and re.fullmatch(r"\d+(-\d+(/\d+)?)?", row["step"])
         assert float(row["replay_ratio"]) > 0 and math.isfinite(float(row["value"]))
+        assert row["low"] or row["statistic"] != "middle95"
         if row["low"]:
             assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
         key = tuple(row[name] for name in "algorithm replay_ratio suite task step statistic".split())

@@ -19,6 +19,7 @@ from benchmark.jobs import expand, is_done, parse_flags
 from benchmark.suites import SUITES
 
 loaded = cache(load)
+TWO = "2" if len(os.sched_getaffinity(0)) > 1 else "1"  # jobs side by side, where there are cores for them
 GRID = ("--algos", "sac", "sr_sac", "--replay-ratios", "0.5")
 
 
@@ -151,7 +152,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, typed, says):
 def test_killed_three_times_ends_as_if_never_disturbed(tmp_path):
     """12 jobs. The whole process group gets SIGKILL; what a killed sweep leaves behind may still be saving."""
     grid = ("--algos", "dqn", "sr_dqn", "--replay-ratios", "0.5", "--seeds", "3")
-    grid += ("--jobs", "2" if len(os.sched_getaffinity(0)) > 1 else "1")
+    grid += ("--jobs", TWO)
     run("small", tmp_path / "whole" / "runs", *grid)
     runs = tmp_path / "killed" / "runs"
     for kill, number in enumerate((1, 4, 8)):
@@ -283,7 +284,7 @@ def test_a_missing_package_is_named(backend, package, monkeypatch, capsys):
 def undisturbed(tmp_path_factory):
     """The sweep that the clusters' sweeps must equal: two jobs, each with one core and one thread."""
     runs = tmp_path_factory.mktemp("undisturbed") / "runs"
-    run("one", runs, *GRID, "--seeds", "1", "--jobs", "2" if len(os.sched_getaffinity(0)) > 1 else "1", "--device", "cpu")
+    run("one", runs, *GRID, "--seeds", "1", "--jobs", TWO, "--device", "cpu")
     return runs
 
 
