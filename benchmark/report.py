@@ -48,9 +48,7 @@ COLUMNS = {"suite", "algo", "replay_ratio", "env", "seed", "step", "metric", "va
 REFERENCE_COLUMNS = {"algo", "replay_ratio", "task", "seed", "step", "return"}
 PUBLISHED = Path(__file__).parent / "published"
 PUBLISHED_COLUMNS = "paper algorithm replay_ratio resets suite task step statistic value low high seeds source".split()
-PUBLISHED_STATISTICS = {"iqm", "median", "mean", "optimality_gap", "std", "population_std", "middle95"} | {
-    *READ.values()
-}
+PUBLISHED_STATISTICS = {*"iqm median mean optimality_gap std population_std middle95".split(), *READ.values()}
 STATISTICS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
 LABELS = {"sac": "SAC", "sr_sac": "SR-SAC", "redq": "REDQ", "sac_resets_200k": "SAC, reset every 200k steps"}
 LABELS |= {"dqn": "DQN", "sr_dqn": "SR-DQN", "rainbow": "Rainbow", "c51": "C51", "qr_dqn": "QR-DQN"}
@@ -392,8 +390,6 @@ class Results:
     """configs that are reset every so often, but never within the budget"""
     reference: dict
     """{config: {env: {seed: curve}}}, published raw curves"""
-    theirs: dict
-    """{config: {env: Summary}}, the suite's statistic of published runs"""
     allowed: dict
     """{config: the published configs it may be compared with, the preferred first}"""
     comparisons: list
@@ -552,12 +548,12 @@ def published_summaries(rows, suite, name):
                 own |= {"mean": float(row["value"]), "std": math.nan, "seeds": int(row["seeds"] or 0)}
                 own |= {"reading": (float(row["high"]) - float(row["low"])) / 2}
         elif row["task"] in names and window_of(row) == window_name(suite):
+            if row["statistic"] not in ("mean", "std", "middle95"):
+                continue
             own = found[row["algorithm"], float(row["replay_ratio"])][names[row["task"]]]
-            if row["statistic"] in ("mean", "std"):
-                own |= {row["statistic"]: float(row["value"]), "seeds": int(row["seeds"])}
-                own |= {"every": int(row["step"].partition("/")[2] or 0)}
-            elif row["statistic"] == "middle95":
-                own |= {"middle95": (float(row["low"]), float(row["high"]))}
+            many = row["statistic"] == "middle95"
+            own[row["statistic"]] = (float(row["low"]), float(row["high"])) if many else float(row["value"])
+            own |= {"seeds": int(row["seeds"]), "every": int(row["step"].partition("/")[2] or 0)}
     return {c: {env: Summary(**s) for env, s in own.items()} for c, own in found.items()}
 
 
@@ -681,7 +677,6 @@ def prepare(args):
         schedules=schedules,
         idle={config for config in asked if schedules.get(config) == ()},
         reference=reference,
-        theirs=theirs,
         allowed=allowed,
         comparisons=comparisons,
         published=published,
@@ -821,7 +816,7 @@ def draw_curves(results, ratio, path):
                 canvas.legend(f"{results.look.name(config[0])}, unfinished", **style | {"linewidth": 0.7})
         shown = [c for group in groups for config in configs for c in group[config].get(env, {}).values()]
         last = max(max(curve) for curve in shown)
-        read = draw_read(results, canvas, axis, configs, env, last) + draw_final(results, canvas, axis, configs, env)
+        read = draw_read(results, canvas, axis, configs, env, last) + draw_final(results, canvas, axis, ratio, env)
         drawn = [x for group in groups for own in group.values() for c in own.get(env, {}).values() for x in c.values()]
         top = max(
             drawn + read + [x for seeds in references.values() for curve in seeds.values() for x in curve.values()]
@@ -829,7 +824,7 @@ def draw_curves(results, ratio, path):
         for config in configs:
             for step in results.schedules.get(config, ()) if len(results.schedules.get(config, ())) <= MARKED else ():
                 axis.axvline(step, color=results.look.line(config[0])["color"], linewidth=0.8, linestyle=(0, (1, 2)))
-        low, top = min(0, *drawn), 1.05 * max(top, 1)  # the same for all ratios but for the published
+        low, top = min(0, *drawn, *read), 1.05 * max(top, 1)  # the same for all ratios but for the published
         axis.set_ylim(low - 0.02 * (top - low), top)  # a curve at zero is seen
         axis.set_xlim(left=0)
         axis.xaxis.set_major_formatter(thousands)
@@ -857,23 +852,22 @@ def final_only(suite):
     return suite.metric == EVALUATION and suite.statistic[0] == suite.statistic[1]
 
 
-def draw_final(results, canvas, axis, configs, env):
-    """Published scores of a suite whose statistic is that of one step: beside it, their mean with the range of 95 % of
-    the runs, or with their deviation -> the upper ends."""
-    tops, last = [], results.suite.statistic[1]
-    for config in configs if final_only(results.suite) else ():
-        for other in results.allowed[config][:1]:
-            if found := results.theirs[other].get(env):
-                low, high = found.middle95 or (found.mean - found.std, found.mean + found.std)
-                style = {"color": results.look.line(config[0])["color"], "marker": "o", "markersize": 4}
-                style |= {"markerfacecolor": "white", "linestyle": "none"}
-                ends = [[found.mean - low], [high - found.mean]]
-                at = last * (1.03 + 0.03 * len(tops))  # side by side
-                axis.errorbar([at], [found.mean], ends, elinewidth=1.2, zorder=3, clip_on=False, **style)
-                bars = "and 95 % of runs" if found.middle95 else "± deviation"
-                canvas.legend(f"published {results.look.name(other[0])}, mean {bars}", found.seeds, **style)
-                tops.append(high)
-    return tops
+def draw_final(results, canvas, axis, ratio, env):
+    """What is compared at one step alone: beside it, the published mean with the range of 95 % of the runs, or with
+    their deviation -> the lower and upper ends."""
+    rows = [row for row in results.comparisons if (row.config[1], row.env) == (ratio, env)]
+    ends, last = [], results.suite.statistic[1]
+    for k, row in enumerate(rows if final_only(results.suite) else ()):
+        mean, deviation = row.theirs.mean, row.theirs.std
+        low, high = row.theirs.middle95 or (mean - deviation, mean + deviation)
+        style = {"color": results.look.line(row.config[0])["color"], "marker": "o", "markersize": 4}
+        style |= {"markerfacecolor": "white", "linestyle": "none"}
+        bar = {"elinewidth": 1.2, "zorder": 3, "clip_on": False}
+        axis.errorbar([last * (1.03 + 0.03 * k)], [mean], [[mean - low], [high - mean]], **bar, **style)
+        bars = "and 95 % of runs" if row.theirs.middle95 else "± deviation"
+        canvas.legend(f"published {results.look.name(row.reference)}, mean {bars}", row.theirs.seeds, **style)
+        ends += [low, high]
+    return ends
 
 
 def draw_iqm(results, path):
@@ -1123,7 +1117,7 @@ def comparison_section(results):
     if any(row.theirs.middle95 for row in rows):
         yield (
             "Of many published runs the range is told that holds 95 % of them (the percentiles 2.5 to 97.5): one run "
-            "of an equal agent is outside of it once in twenty. It is no part of the verdict."
+            "of an equal agent is outside of it about once in twenty. It is no part of the verdict."
         )
     if any(row.theirs.reading for row in rows):
         yield (

@@ -456,24 +456,22 @@ def test_one_run_beside_many(tmp_path):
         text = make(tmp_path, "atari2_cpu", reference=str(tmp_path / "raw.csv"), reference_algos=("der",))[1]
         assert f"| DER: {shown} | " in text and ("holds 95 %" in text) == (runs == 101)
         assert "Hollow, beside the last step" in text and "Grey" not in text
+    (tmp_path / "raw.csv").write_text("algo,replay_ratio,task,seed,step,return\nder,1,atari-assault,1,90000,1\n")
+    text = make(tmp_path, "atari2_cpu", reference=str(tmp_path / "raw.csv"), reference_algos=("der",))[1]
+    assert "Hollow" not in text and "No published run" in text, "raw scores of another step are no comparison"
 
 
 def test_published_scores_are_drawn_beside_the_last_step(monkeypatch):
-    drawn, other = MagicMock(), ("der", 1.0)
-    theirs = {other: {"Pong-v5": report.Summary(-9.7, 8.5, 100, middle95=(-19.4, 7.3))}}
-    theirs["bbf", 1.0] = {"Pong-v5": report.Summary(13.7, 6.4, 14)}
-    results = SimpleNamespace(
-        suite=SUITES["atari2_cpu"],
-        look=report.Look({"der", "bbf"}, {}),
-        theirs=theirs,
-        allowed={c: [c] for c in theirs},
-    )
-    find = lambda env: report.draw_final(results, drawn, drawn, [*theirs], env)
-    np.testing.assert_allclose(find("Pong-v5"), [7.3, 20.1])
+    drawn, nothing = MagicMock(), [math.nan] * 3
+    theirs = {"der": report.Summary(-9.7, 8.5, 100, middle95=(-19.4, 7.3)), "bbf": report.Summary(13.7, 6.4, 14)}
+    rows = [report.Comparison((x, 1.0), "Pong-v5", own, x, own, *nothing, "") for x, own in theirs.items()]
+    results = SimpleNamespace(suite=SUITES["atari2_cpu"], look=report.Look({*theirs}, {}), comparisons=rows)
+    find = lambda env, ratio=1.0: report.draw_final(results, drawn, drawn, ratio, env)
+    np.testing.assert_allclose(find("Pong-v5"), [-19.4, 7.3, 7.3, 20.1])
     (x, y, ends), (x_2, y_2, ends_2) = (call.args for call in drawn.errorbar.call_args_list)
     assert (y, y_2) == ([-9.7], [13.7]) and 100_000 < x[0] < x_2[0] < 110_000
     np.testing.assert_allclose([ends, ends_2], [[[9.7], [17.0]], [[6.4], [6.4]]])
-    assert find("Assault-v5") == [], "nothing is published of this game here"
+    assert find("Assault-v5") == find("Pong-v5", 2.0) == [], "nothing is compared there"
     monkeypatch.setattr(results, "suite", SUITES["dmc_cpu"])
     assert find("Pong-v5") == [], "a window of several steps has no one place"
 
