@@ -58,7 +58,7 @@ class Actor(nn.Module):
         x = nn.relu(dense(self.hidden_dim)(obs))
         x = nn.relu(dense(self.hidden_dim)(x))
         mean, log_std = dense(self.action_dim)(x), dense(self.action_dim, gain=1.0)(x)
-        return mean, -10 + 6 * (1 + jnp.tanh(log_std))  # squashed into [-10, 2], not clipped: it always has a gradient
+        return mean, -10 + 6 * (1 + jnp.tanh(log_std))  # squashed into [-10, 2], not clipped: its gradient only fades
 
 
 class Critic(nn.Module):

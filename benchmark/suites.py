@@ -214,7 +214,7 @@ SUITES = {
         algos=("dqn",),
     ),
     "minatar4_rainbow": Suite(
-        "four games of MinAtar, 1M steps, at ratio 0.25: DQN, Rainbow and Rainbow without each of its parts",
+        "four games of MinAtar, 1M steps, ratio 0.25: DQN, C51, QR-DQN, Rainbow, and Rainbow without each of its parts",
         {env: scores for env, scores in MINATAR.items() if env != "Seaquest-MinAtar"},
         {"total-timesteps": 1_000_000} | FEW_LOGS,
         (1_000_000, 1_000_000),
@@ -233,7 +233,7 @@ SUITES = {
         replay_ratios=(0.25,),
     ),
     "minatar3_ratios": Suite(
-        "three games of MinAtar, 200k steps: replay ratios of DQN with and without resets every 100k updates",
+        "three games of MinAtar, 200k steps: ratios of DQN, also with resets every 100k updates; Ensemble-DQN and REM",
         {env: MINATAR[env] for env in ("Breakout-MinAtar", "Freeway-MinAtar", "SpaceInvaders-MinAtar")},
         {
             "total-timesteps": 200_000,
@@ -243,7 +243,12 @@ SUITES = {
             "exploration-steps": 50_000,
         },
         (100_000, 200_000),
-        {"dqn": ADAM_DQN, "sr_dqn": ADAM_DQN | {"reset-interval": 100_000}},
+        {
+            "dqn": ADAM_DQN,
+            "sr_dqn": ADAM_DQN | {"reset-interval": 100_000},
+            "ensemble_dqn": {"target-interval": 250, "end-e": 0.01},  # that Adam is its default
+            "rem": {"target-interval": 250, "end-e": 0.01},
+        },
         scale=MINATAR_SCALE + ", at epsilon 0.1 (these evaluations: 0.001)",
         algos=("dqn", "sr_dqn"),
         replay_ratios=(0.25, 1.0, 4.0),
