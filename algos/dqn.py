@@ -478,7 +478,7 @@ def main(args: Args):
             print(f"seed {seed}, step {step:,}:", *(f"{tag.removeprefix('eval/')} {x:.1f}" for tag, x in row.items()))
         return
     outputs = [(folder, *start(folder, step, seeds)) for folder in folders]
-    print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds}", flush=True)
+    print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds} on {jax.devices()[0]}", flush=True)
     if not step:
         save(outputs, state, 0.0)  # so that all seeds share one at all times
     stop = []  # signals so far: the first ends the chunk under way and saves, a second one ends the program

@@ -3,7 +3,7 @@
 Paper:  Agarwal, Schuurmans & Norouzi 2020, "An Optimistic Perspective on Offline Reinforcement Learning" (ICML 2020).
 Parent: dqn.py; differs: Args, EnsembleNetwork, init_learner, head_values, q_values, q_loss
 Run:    python algos/ensemble_dqn.py --env-id Breakout-MinAtar --num-seeds 5  (again: it goes on, to the same bits)
-Expect: not measured yet.
+Expect: mean evaluation at 100k to 200k steps of Breakout (minatar3_ratios, one seed) 6.4; DQN 8.3.
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only evaluations and what keeps folders know of several seeds.
 """
 
@@ -487,7 +487,7 @@ def main(args: Args):
             print(f"seed {seed}, step {step:,}:", *(f"{tag.removeprefix('eval/')} {x:.1f}" for tag, x in row.items()))
         return
     outputs = [(folder, *start(folder, step, seeds)) for folder in folders]
-    print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds}", flush=True)
+    print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds} on {jax.devices()[0]}", flush=True)
     if not step:
         save(outputs, state, 0.0)  # so that all seeds share one at all times
     stop = []  # signals so far: the first ends the chunk under way and saves, a second one ends the program

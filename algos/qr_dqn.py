@@ -4,7 +4,7 @@ Paper:  Dabney et al. 2018, "Distributional Reinforcement Learning with Quantile
         MinAtar as in Obando-Ceron & Castro 2021, "Revisiting Rainbow" (ICML 2021).
 Parent: dqn.py; differs: Args, QuantileNetwork, init_learner, q_values, q_loss, quantile_huber
 Run:    python algos/qr_dqn.py --env-id Breakout-MinAtar --num-seeds 5  (again: it goes on, to the same bits)
-Expect: not measured yet.
+Expect: on Breakout, 3.2 a game over the first million steps (one seed, half an hour on one core; DQN: 2.8).
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only evaluations and what keeps folders know of several seeds.
 """
 
@@ -492,7 +492,7 @@ def main(args: Args):
             print(f"seed {seed}, step {step:,}:", *(f"{tag.removeprefix('eval/')} {x:.1f}" for tag, x in row.items()))
         return
     outputs = [(folder, *start(folder, step, seeds)) for folder in folders]
-    print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds}", flush=True)
+    print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds} on {jax.devices()[0]}", flush=True)
     if not step:
         save(outputs, state, 0.0)  # so that all seeds share one at all times
     stop = []  # signals so far: the first ends the chunk under way and saves, a second one ends the program

@@ -504,7 +504,7 @@ def main(args: Args):
             print(f"seed {seed}, step {step:,}:", *(f"{tag.removeprefix('eval/')} {x:.1f}" for tag, x in row.items()))
         return
     outputs = [(folder, *start(folder, step, seeds)) for folder in folders]
-    print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds}", flush=True)
+    print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds} on {jax.devices()[0]}", flush=True)
     read = lambda folder: np.resize(np.fromfile(folder / "actions.f32", np.float32), (step, *space.shape))
     actions = [np.stack([read(folder) for folder in folders])] if step else []
     if not step:

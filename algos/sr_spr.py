@@ -161,7 +161,7 @@ def make_atari_pool(args, seeds, **options):
     require(args.env_id in names, f"no Atari game {args.env_id!r}; try {difflib.get_close_matches(args.env_id, names)}")
     options |= {"num_envs": len(seeds), "env_seed": seeds, "stack_num": 1, "max_episode_steps": args.max_episode_steps}
     options |= {"episodic_life": False, "use_fire_reset": False, "repeat_action_probability": args.sticky}
-    return envpool.make(args.env_id, env_type="gymnasium", **options)
+    return envpool.make(args.env_id, "gymnasium", num_threads=min(len(seeds), len(os.sched_getaffinity(0))), **options)
 
 
 def make_atari(args, seeds):
@@ -545,7 +545,7 @@ def main(args: Args):
             print(f"seed {seed}, step {step:,}:", *(f"{tag.removeprefix('eval/')} {x:.1f}" for tag, x in row.items()))
         return
     outputs = [(folder, *start(folder, step, seeds)) for folder in folders]
-    print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds}", flush=True)
+    print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds} on {jax.devices()[0]}", flush=True)
     actions = [np.stack([np.fromfile(folder / "actions.u8", np.uint8)[:step] for folder in folders])] if step else []
     if not step:
         save(outputs, state, 0.0)  # so that all seeds share one at all times

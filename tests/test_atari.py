@@ -4,6 +4,7 @@ The judges are Flax, NumPy written from the papers over a replay that stores who
 tests/test_atari_pipeline.py compares EnvPool's frames with the emulator's.
 """
 
+import os
 import re
 from functools import partial
 
@@ -508,3 +509,12 @@ def test_a_game_that_is_over_as_it_is_cut(dqn_atari):
         ends = lambda _, action, step=step: (None, jax.vmap(step)(action[None])[2:4])
         _, (terminated, truncated) = jax.lax.scan(ends, None, actions[:cut])
         assert (terminated[-1, 0], truncated[-1, 0]) == expected and not (terminated | truncated)[:-1].any()
+
+
+def test_threads_of_a_pool(dqn_atari, monkeypatch):
+    """As many as there are cores, also where games are stepped singly, but no more than games."""
+    args = dqn_atari.Args(env_id="Pong-v5")
+    for cores, games, threads in ((4, 3, 3), (2, 3, 2), (4, 1, 1)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        for options in ({}, {"batch_size": 1}):
+            assert dqn_atari.make_atari_pool(args, list(range(games)), **options).spec.config.num_threads == threads
