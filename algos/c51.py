@@ -4,7 +4,7 @@ Paper:  Bellemare, Dabney & Munos 2017, "A Distributional Perspective on Reinfor
         MinAtar as in Obando-Ceron & Castro 2021, "Revisiting Rainbow" (ICML 2021).
 Parent: dqn.py; differs: Args, C51Network, init_learner, q_values, q_loss, log_probabilities, support, project, check
 Run:    python algos/c51.py --env-id Breakout-MinAtar --num-seeds 5  (again: it goes on, to the same bits)
-Expect: on Breakout, 3.2 a game over the first million steps (one seed, 20 minutes on one core; DQN: 2.8).
+Expect: on Breakout, 3.2 a game over the first million steps (one seed, 22 minutes on one core; DQN: 2.8).
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only evaluations and what keeps folders know of several seeds.
 """
 

@@ -1,9 +1,10 @@
-"""Does the compiler keep a script's meaning? By hand: python tests/op_by_op.py spr --env-id Assault-v5
+"""Does the compiler keep a script's meaning? By hand: PYTHONPATH=.venv/test python tests/op_by_op.py sac
 
 The script runs twice to the end of its first update, with its networks and batch as they are: compiled as always, and
 with JAX_DISABLE_JIT, each operation by itself. Their checkpoints are then to be alike up to rounding. What is judged
 are the gradients, as the optimizers keep them: rounding moves a parameter whose gradient is nearly zero by a whole step
-of Adam. Minutes a script on a CPU; further flags are the script's. Exit code 1 if the two differ.
+of Adam. Minutes a script on a CPU; further flags are the script's. Exit code 1 if the two differ, 2 if there is nothing
+to compare. On GPUs set JAX_DEFAULT_MATMUL_PRECISION=float32, or TF32's rounding alone may do.
 """
 
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from conftest import ROOT, SCRIPTS, environment, flags, load
 
-TOLERANCE = 1e-3  # of an array's largest value
+TOLERANCE = 1e-3  # of the largest value of a layer's weights or biases
 
 
 def final(script, words, folder, **more):
@@ -25,16 +26,34 @@ def final(script, words, folder, **more):
     short |= {"replay_ratio": 1}  # a second update would begin where Adam's first has made rounding large
     words = [sys.executable, ROOT / "algos" / f"{script}.py", *flags(**short), *words]
     if code := subprocess.run(words, env=environment(**more)).returncode:
-        sys.exit(code)
+        print(f"error: the script ended with exit code {code}", file=sys.stderr)
+        sys.exit(2)
     with np.load(max(folder.glob("*/checkpoint_*.npz"))) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+        return split({name: arrays[name] for name in arrays.files})
+
+
+def split(arrays):
+    """Where an optimizer keeps the gradients of a whole network as one vector, they are told apart again by layers."""
+    found, groups = {}, {}
+    for name, x in arrays.items():
+        groups.setdefault("/".join(name.split("/")[:2]), {})[name] = x
+    for name, x in arrays.items():
+        fits = [own for own in groups.values() if name not in own and sum(y.size for y in own.values()) == x.size]
+        if "/mu" in name and fits:
+            sizes = np.cumsum([y.size for y in fits[0].values()])[:-1]
+            layers = [own.removeprefix("learner/") for own in fits[0]]
+            found |= {f"{name}/{own}": row for own, row in zip(layers, np.split(x.ravel(), sizes), strict=True)}
+        else:
+            found[name] = x
+    return found
 
 
 def compare(one, two):
     """{name: largest difference, in units of the second's largest value} of all arrays of floating-point numbers."""
     assert one.keys() == two.keys()
     distance = lambda x, y: float(np.abs(x - y).max() / max(np.abs(y).max(), np.finfo(np.float32).tiny))
-    return {name: distance(one[name], two[name]) for name in one if one[name].dtype.kind == "f"}
+    found = {name: distance(one[name], two[name]) for name in one if one[name].dtype.kind == "f"}
+    return {name: value if np.isfinite(value) else np.inf for name, value in found.items()}
 
 
 def main(script="", *words):

@@ -3,6 +3,7 @@
 import numpy as np
 import op_by_op
 import pytest
+from conftest import flags
 
 
 def test_compare():
@@ -18,11 +19,23 @@ def test_compare():
         op_by_op.compare(one, {"a/mu": two["a/mu"]})
 
 
-@pytest.mark.parametrize("change,code", [(1e-2, 1), (1e-5, 0)])
+def test_gradients_of_a_flat_optimizer_by_layers():
+    """One layer's gradients may be small beside another's, and wrong."""
+    made = lambda small: {
+        "learner/opt/0/mu": np.array([1000.0, 2000.0, small, 0.0]),
+        "learner/network/a": np.zeros((2, 1)),
+        "learner/network/b": np.zeros(2),
+    }
+    found = op_by_op.compare(op_by_op.split(made(0.1)), op_by_op.split(made(0.2)))
+    assert found["learner/opt/0/mu/network/a"] == 0 and found["learner/opt/0/mu/network/b"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("change,code", [(1e-2, 1), (1e-5, 0), (np.nan, 1)])
 def test_verdict(monkeypatch, capsys, change, code):
     """Gradients decide, parameters do not."""
     final = lambda script, words, folder, **more: {
-        "learner/opt/0/mu": np.array([1.0, 2.0 + 2 * change * bool(more)]),
+        "learner/opt/0/mu/a": np.array([1.0, 2.0]),
+        "learner/opt/0/mu/b": np.array([1.0, 2.0 + 2 * change * bool(more)]),
         "learner/network": np.array([1.0 + bool(more)]),
     }
     monkeypatch.setattr(op_by_op, "final", final)
@@ -34,3 +47,15 @@ def test_verdict(monkeypatch, capsys, change, code):
 def test_no_such_script(capsys):
     assert op_by_op.main("sack") == 2
     assert "sr_sac" in capsys.readouterr().err
+
+
+def test_a_script_against_itself(capfd):
+    """Both runs take place, end with an update, and agree."""
+    small = {"batch_size": 2, "hidden_dim": 2, "buffer_size": 12}
+    small |= dict.fromkeys(("total_timesteps", "learning_starts", "log_interval"), 6)
+    assert op_by_op.main("dqn", "--env-id", "CartPole-v1", *flags(**small)) == 0
+    said = capfd.readouterr().out
+    assert said.count("6 steps done") == 2 and "gradients are alike" in said
+    with pytest.raises(SystemExit, match="2"):
+        op_by_op.main("dqn", "--env-id", "CartPole-v2")
+    assert "exit code 2" in capfd.readouterr().err
