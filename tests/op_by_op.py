@@ -63,6 +63,9 @@ def main(script="", *words):
     with tempfile.TemporaryDirectory() as folder:
         compiled = final(script, words, Path(folder) / "compiled")
         apart = final(script, words, Path(folder) / "apart", JAX_DISABLE_JIT="1")
+    if not any(x.any() for arrays in (compiled, apart) for name, x in arrays.items() if "/mu" in name):
+        print("error: no update took place; leave --learning-starts and --total-timesteps as they are", file=sys.stderr)
+        return 2
     found = compare(compiled, apart)
     for name, value in sorted(found.items(), key=lambda item: -item[1])[:5]:
         print(f"{value:.1e} {name}")

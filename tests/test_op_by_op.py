@@ -44,6 +44,15 @@ def test_verdict(monkeypatch, capsys, change, code):
     assert ("DIFFER" in said) == bool(code) and "learner/network" in said
 
 
+def test_nothing_to_compare(monkeypatch, capsys):
+    """Two runs without an update are alike, and say nothing."""
+    monkeypatch.setattr(
+        op_by_op, "final", lambda *_, **__: {"learner/opt/0/mu": np.zeros(2), "learner/network": np.ones(2)}
+    )
+    assert op_by_op.main("sac") == 2
+    assert "no update" in capsys.readouterr().err
+
+
 def test_no_such_script(capsys):
     assert op_by_op.main("sack") == 2
     assert "sr_sac" in capsys.readouterr().err
