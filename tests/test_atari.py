@@ -19,6 +19,7 @@ TINY = {"env_id": "Breakout-v5", "channels": 1, "hidden_dim": 4, "batch_size": 8
 ASLEEP = TINY | {"learning_starts": 1000, "total_timesteps": 1000}  # without an update
 SHAPES = [((84, 84, 4), 8, 4), ((21, 21, 3), 4, 2), ((11, 11, 2), 3, 1), ((10, 7, 2), 4, 2)]
 FRAME = jnp.zeros((84, 84), jnp.uint8)
+STILL = FRAME, jnp.float32(0), jnp.bool(False), jnp.bool(False), jnp.int32(3)  # a step in which nothing happens
 
 
 # Networks
@@ -207,19 +208,46 @@ def test_uniform_draws(dqn_atari):
         assert (np.abs(count[sorted(allowed)] - mean) < 5 * mean**0.5).all()
 
 
-def test_which_rows_have_priorities(der, monkeypatch):
-    """Those that may be drawn, after every step; the new one has the largest, which is 1 at first."""
-    args = der.Args(**ASLEEP | {"buffer_size": 90, "n_step": 5})
-    state, watched, rows = play_stream(der, args, 8, 200, lambda state: np.asarray(state.priorities))
+def assert_stored(script, args, state, rows):
+    """The ring holds what plain Python saw, and the stacks read from it are the whole ones."""
+    size, steps = args.buffer_size, len(rows)
+    assert steps > size and {row[3:5] for row in rows[3 - size :] if row} == {
+        (False, False),
+        (True, False),
+        (False, True),
+    }
+    index = np.arange(steps - size + 3, steps)  # the oldest three lack a frame
+    held = jax.tree.map(np.asarray, state.replay)
+    seen = np.asarray(jax.jit(script.stacks, static_argnums=0)(args, held, index % size))
+    for k, stack in zip(index, seen, strict=True):
+        row = jax.tree.map(lambda ring, k=k: ring[k % size], held)
+        assert row.learnable == (rows[k] is not None), k
+        if rows[k]:
+            assert (row.action, row.reward, row.terminated, row.truncated) == rows[k][1:5], k
+            assert np.array_equal(row.frame, stack[-1]) and np.array_equal(stack, rows[k][0]), k
+
+
+def assert_priorities(script, args, state, watched, rows):
+    """Rows that may be drawn have one, after every step; the new one has the largest, which is 1 at first. The script's
+    updates must be idle."""
+    size, n = args.buffer_size, args.n_step
     for steps, priorities in enumerate(watched, 1):
-        assert set(np.flatnonzero(priorities)) == drawable(rows[:steps], 90, 5), steps
+        assert set(np.flatnonzero(priorities)) == drawable(rows[:steps], size, n), steps
         assert set(priorities[priorities > 0]) <= {1}
-    monkeypatch.setattr(der, "update", idle)
     state = state.replace(priorities=3 * state.priorities)
-    frame = FRAME, jnp.float32(0), jnp.bool(False), jnp.bool(False), state.lives
-    step = jax.jit(lambda state: der.train_step(args, lambda action: frame, state, None)[0])
-    new = np.asarray(step(state).priorities)
-    assert rows[195] and new[195 % 90] == 3
+    step = jax.jit(lambda state: script.train_step(args, lambda action: STILL, state, None)[0])
+    new, ready = np.asarray(step(state).priorities), len(rows) - n
+    assert rows[ready] and new[ready % size] == 3
+
+
+def test_what_a_step_stores(drq_eps, der, monkeypatch):
+    for script in (drq_eps, der):
+        args = script.Args(**ASLEEP | {"buffer_size": 90, "n_step": 5})
+        watch = lambda state: np.asarray(getattr(state, "priorities", 0))
+        state, watched, rows = play_stream(script, args, 8, 200, watch)
+        assert_stored(script, args, state, rows)
+    monkeypatch.setattr(der, "update", idle)
+    assert_priorities(der, args, state, watched, rows)
 
 
 def test_draws_are_proportional(der):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_atari import FRAME, begin, play_stream, played_by_hand
+from test_atari import FRAME, STILL, assert_priorities, assert_stored, begin, play_stream, played_by_hand
 
 TINY = {"env_id": "Breakout-v5", "hidden_dim": 4, "batch_size": 8, "buffer_size": 200, "n_step": 5, "jumps": 4}
 TINY |= {"learning_starts": 1000, "total_timesteps": 1000, "num_atoms": 7, "v_max": 2.0}  # 1000: without an update
@@ -127,15 +127,21 @@ def predict(params, latent, actions, num_actions=4):
 @pytest.mark.parametrize("script", SCRIPTS, indirect=True)
 def test_update(script, rlax):
     """One update against rlax's categorical double Q-learning and SPR's loss with masks from plain loops: loss, weights
-    by priority, new priorities, gradients by Adam's first step, the step of the target network. Without noise."""
+    by priority, new priorities, gradients by Adam's first step, the step of the target network. Without noise. The ring
+    of 100 rows has come round, and a row is drawn from whose end the predictions go on at its beginning."""
     bbf = script.__name__ == "bbf"
-    args = tiny(script, tau=0.25, spr_weight=3.0, **{} if bbf else {"noise_scale": 0.0})
+    args = tiny(
+        script, buffer_size=100, tau=0.25, spr_weight=3.0, **{"weight_decay": 20.0} if bbf else {"noise_scale": 0.0}
+    )
     state, _, games = played(script, args, 9, 150)
+    games = [*games[100:], *games[50:100]] * 2  # by their row, and on over the ring's end
     rng, key = np.random.default_rng(2), jax.random.key(0)
-    near = [any(row is None or row[3] or row[4] for row in games[i : i + 3]) for i in range(150)]  # an end is
-    ends = 1 + 5 * np.pad(near, (0, 50))
-    priorities = np.where(state.priorities > 0, ends * rng.gamma(2.0, size=200), 0)
-    priorities[np.where(ends == 1, priorities, 0).argmax()] = priorities.sum() / 2  # drawn more than once
+    near = [any(row is None or row[3] or row[4] for row in games[i : i + 4]) for i in range(100)]  # an end is
+    here = [row is not None and (row[3] or row[4]) for row in games[:100]]
+    ends = 1 + 5 * np.array(near) + 20 * np.array(here)
+    priorities = np.where(state.priorities > 0, ends * rng.gamma(2.0, size=100), 0)
+    last = max(i for i in range(100) if not near[i] and priorities[i])
+    priorities[last] = priorities.sum() / 2  # drawn more than once
     priorities = jnp.asarray(priorities, jnp.float32)
     old = learner(script, args, 0).replace(target_network=learner(script, args, 1).network)
     draw_key, augment_key, *_ = jax.random.split(jax.random.fold_in(key, 1), 2 if bbf else 5)
@@ -153,6 +159,7 @@ def test_update(script, rlax):
                 masks[i, k] = alive
                 later[i, k] = following[0] if alive else 0
     assert (masks.min(1) == 1).any() and (masks.max(1) == 0).any() and len({tuple(mask) for mask in masks}) > 2, masks
+    assert last in index and last + 4 >= 100, "no row is drawn whose steps go on at the ring's beginning"
     keys = jax.vmap(lambda key: jax.random.split(key, 6))(jax.random.split(augment_key, 8))
     augment = jax.jit(jax.vmap(script.augment))
     seen, after = augment(obs, keys[:, 0]), augment(final_obs, keys[:, 5])
@@ -181,7 +188,7 @@ def test_update(script, rlax):
     first = np.array([list(index).index(row) for row in index])
     assert np.ptp(losses[first] / losses) > 0.01, "no row stands twice, with other frames each time"
     np.testing.assert_allclose(changed[index], (losses[first] + 1e-10) ** 0.5, rtol=1e-3)
-    rest = np.setdiff1d(np.arange(200), index)
+    rest = np.setdiff1d(np.arange(100), index)
     assert np.array_equal(changed[rest], priorities[rest])
     decay = lambda x: args.weight_decay * x * (x.ndim != 1) if bbf else 0.0
     step = lambda g, x: -1e-4 * (g / (jnp.abs(g) + 1.5e-4) + decay(x))  # Adam's first
@@ -278,25 +285,31 @@ def test_noise_of_an_update(spr, rlax):
         assert not np.array_equal(one, two), f"{path} is not learnt"
 
 
-def test_the_target_network_acts(spr, monkeypatch):
-    """In training, with noise of the step's own key; in evaluations, without noise, each game as it is played alone."""
-    args = tiny(spr, end_e=0.0, learning_starts=1, exploration_steps=1, max_episode_steps=40, eval_episodes=2)
-    two = learner(spr, args, 0).replace(target_network=learner(spr, args, 1).network)
-    state = played(spr, args, 9, 20)[0].replace(learner=two)
-    monkeypatch.setattr(spr, "update", idle)
-    due_none = spr.Args(**vars(args) | {"replay_ratio": 1e-6})
-    act = jax.jit(lambda key: spr.train_step(due_none, lambda action: STILL, state.replace(key=key), None)[1][0])
-    best = jax.jit(lambda network, **rngs: spr.q_values(args, network, state.obs, **rngs).argmax())
-    chosen, other, quiet = [], [], []
+@pytest.mark.parametrize("script", SCRIPTS, indirect=True)
+def test_the_target_network_acts(script, monkeypatch):
+    """In training, with noise of the step's own key where there is any."""
+    args = tiny(script, end_e=0.0, learning_starts=1, exploration_steps=1)
+    two = learner(script, args, 0).replace(target_network=learner(script, args, 1).network)
+    state = jax.jit(partial(script.init_state, args))(3, FRAME).replace(learner=two, step=jnp.int32(20))
+    monkeypatch.setattr(script, "update", idle)
+    step = lambda key, obs: script.train_step(args, lambda action: STILL, state.replace(key=key, obs=obs), None)
+    act = jax.jit(lambda key, obs: step(key, obs)[1][0])
+    best = jax.jit(lambda network, obs, **rngs: script.q_values(args, network, obs, **rngs).argmax())
+    keys, chosen, other, quiet = {"spr": 4, "sr_spr": 5}.get(script.__name__), [], [], []
     for i in range(20):
-        _, _, noise_key, _ = jax.random.split(jax.random.key(i), 4)
-        chosen.append(int(best(two.target_network, noise=noise_key)))
-        assert int(act(jax.random.key(i))) == chosen[-1], i
-        other.append(int(best(two.network, noise=noise_key)))
-        quiet.append(int(best(two.target_network)))
-    assert chosen != other and chosen != quiet, "nothing could be seen"
+        key, obs = jax.random.key(i), np.random.default_rng(i).integers(0, 256, (4, 84, 84), np.uint8)
+        rngs = {"noise": jax.random.split(key, keys)[2]} if keys else {}
+        chosen.append(int(best(two.target_network, obs, **rngs)))
+        assert int(act(key, obs)) == chosen[-1], i
+        other.append(int(best(two.network, obs, **rngs)))
+        quiet.append(int(best(two.target_network, obs)))
+    assert chosen != other and (chosen != quiet or not keys), "nothing could be seen"
 
-    args = spr.Args(**vars(args) | {"eval_e": 0.2})
+
+def test_the_target_network_is_evaluated(spr):
+    """Without noise, each game as it is played alone."""
+    args = tiny(spr, max_episode_steps=40, eval_episodes=2, eval_e=0.2)
+    two = learner(spr, args, 0).replace(target_network=learner(spr, args, 1).network)
     row = next(spr.evaluate(args, jax.tree.map(lambda x: x[None], two), [5], 100, [None]))
     starts = jax.random.randint(jax.random.fold_in(jax.random.key(5), 2**31 - 1), (2,), 0, 2**31 - 1).tolist()
     alone = lambda network: [played_by_hand(spr, args, network, 5, 100, *game) for game in enumerate(starts)]
@@ -305,7 +318,13 @@ def test_the_target_network_acts(spr, monkeypatch):
     assert row["eval/episodic_length"] == np.mean([length for _, length, _ in found])
 
 
-STILL = FRAME, jnp.float32(0), jnp.bool(False), jnp.bool(False), jnp.int32(3)
+@pytest.mark.parametrize("script", SCRIPTS, indirect=True)
+def test_what_a_step_stores(script, monkeypatch):
+    args = tiny(script, buffer_size=90)
+    state, watched, rows = played(script, args, 8, 200, lambda state: np.asarray(state.priorities))
+    assert_stored(script, args, state, rows)
+    monkeypatch.setattr(script, "update", idle)
+    assert_priorities(script, args, state, watched, rows)
 
 
 @pytest.mark.parametrize("script", ["sr_spr", "bbf"], indirect=True)
@@ -352,14 +371,15 @@ def resets(script, args, step):
     return step > 0 and int(script.resets_until(args, step)) > int(script.resets_until(args, step - 1))
 
 
-def test_a_reset_within_training(sr_spr, monkeypatch):
+@pytest.mark.parametrize("script", ["sr_spr", "bbf"], indirect=True)
+def test_a_reset_within_training(script, monkeypatch):
     """It comes at the start of the next step, once, at the steps that `resets_until` tells."""
-    args = tiny(sr_spr, replay_ratio=2, reset_interval=20, resets_end=45)
-    state = played(sr_spr, args, 9, 8)[0]
-    monkeypatch.setattr(sr_spr, "update", idle)
-    step = jax.jit(lambda state: sr_spr.train_step(args, lambda action: STILL, state, None)[0])
+    args = tiny(script, replay_ratio=2, reset_interval=20, resets_end=45)
+    monkeypatch.setattr(script, "update", idle)
+    state = jax.jit(partial(script.init_state, args))(3, FRAME)
+    step = jax.jit(lambda state: script.train_step(args, lambda action: STILL, state, None)[0])
     changed = []
-    for _ in range(35):
+    for _ in range(43):
         before, state = state, step(state)
         heads = [np.asarray(roles(s.learner.network["params"])["value"]["kernel"]) for s in (before, state)]
         if not np.array_equal(*heads):
@@ -390,9 +410,11 @@ def test_annealing(bbf, monkeypatch):
     assert n == 3
 
 
-def test_exploration(spr, monkeypatch):
+@pytest.mark.parametrize("script", SCRIPTS, indirect=True)
+def test_exploration(script, monkeypatch):
     """Epsilon falls from 1 to 0 over 2,000 steps after the 2,000 random ones."""
-    args, found = spr.Args(env_id="Breakout-v5", channels=1, hidden_dim=4, num_atoms=7, buffer_size=50), []
+    small = {"env_id": "Breakout-v5", "hidden_dim": 4, "num_atoms": 7, "buffer_size": 50}
+    args, found = script.Args(**small | SMALLEST[script.__name__]), []
 
     class Seen(Exception):
         pass
@@ -401,11 +423,12 @@ def test_exploration(spr, monkeypatch):
         found.append(float(epsilon))
         raise Seen
 
-    monkeypatch.setattr(spr, "act", note)
-    state = jax.jit(partial(spr.init_state, args))(1, FRAME)
+    monkeypatch.setattr(script, "act", note)
+    monkeypatch.setattr(script, "soft_reset", lambda args, key, state: state.learner, raising=False)
+    state = jax.jit(partial(script.init_state, args))(1, FRAME)
     for step in (1, 2000, 3000, 4000, 9000):
         with pytest.raises(Seen):
-            spr.train_step(args, None, state.replace(step=jnp.int32(step - 1)), None)
+            script.train_step(args, None, state.replace(step=jnp.int32(step - 1)), None)
     assert found == pytest.approx([1, 1, 0.5, 0, 0])
 
 
