@@ -140,7 +140,7 @@ AXES = State(**dict.fromkeys(State.__dataclass_fields__, 0) | {"step": None})
 
 
 def make_atari_pool(args, seeds, **options):
-    """EnvPool's, one game per seed: 4 frames an action, minimal actions, 1 to 30 frames without one at the start."""
+    """EnvPool's, one game per seed: 4 frames an action, minimal actions; first 1 to 30 without one (BBF: 0-29 x 4)."""
     names = [name for name, (module, *_) in envpool.registration.registry.specs.items() if module == "envpool.atari"]
     require(args.env_id in names, f"no Atari game {args.env_id!r}; try {difflib.get_close_matches(args.env_id, names)}")
     options |= {"num_envs": len(seeds), "env_seed": seeds, "stack_num": 1, "max_episode_steps": args.max_episode_steps}
@@ -179,7 +179,7 @@ def stacks(args, replay, index):
 
 def n_steps(args, replay, index, n, gamma):
     """Makes rows n <= args.n_step steps long, or up to where their game or life ends -> frames, action, discounted
-    rewards, discount of the value to come, and the frames that it is of: those after the n-th reward."""
+    rewards, discount of the value to come, and the frames that it is of: after n rewards (BBF's code: n - 1)."""
     steps = jnp.arange(args.n_step)
     rows = (index[..., None] + steps) % args.buffer_size  # (..., args.n_step)
     last = (replay.terminated[rows] | replay.truncated[rows] | (steps >= n - 1)).argmax(-1)
@@ -265,7 +265,7 @@ def update(args, replay, key, i, carry):
     learner = Learner(network, optax.incremental_update(network, old.target_network, args.tau), opt)
     totals |= {tag: totals[tag] + x for tag, x in (info | {"updates": 1}).items()}
     first = (index[:, None] == index).argmax(1)  # a row that stands twice gets one priority, in whichever order
-    return learner, priorities.at[index].set((losses[first] + 1e-10) ** 0.5), totals
+    return learner, priorities.at[index].set((losses[first] + 1e-10) ** 0.5), totals  # of all (paper; not BBF's code)
 
 
 def updates_by(args, step):  # floor(step * replay_ratio), exact in integers, of Python's or JAX's kind
@@ -283,7 +283,7 @@ def soft_reset(args, key, state):
     fresh = init_learner(args, key, state.obs)
     blend = lambda path, new, old: new + args.shrink_factor * path[1].key.startswith("Conv") * (old - new)
     network = jax.tree.map_with_path(blend, fresh.network, state.learner.network)
-    return fresh.replace(network=network, target_network=network)  # and the optimizer starts anew
+    return fresh.replace(network=network, target_network=network)  # BBF's code: another one. Adam starts anew
 
 
 def act(q, key, epsilon):  # values (num_actions,) -> epsilon-greedy action

@@ -33,7 +33,7 @@ class Args:
     n_step: int = 10  # rewards in a target, before the target network's value
     end_e: float = 0.01  # probability of a random action at the end of exploration
     learning_rate: float = 1e-4  # step size of Adam
-    target_interval: int = 2_000  # gradient updates between two copies of the network to the target network
+    target_interval: int = 2_000  # gradient updates between two copies to the target network (Dopamine, RWR: env steps)
     noise_scale: float = 0.1  # of the dense layers, which explore in place of epsilon
     num_atoms: int = 51  # of a distribution: values whose probabilities are learnt, evenly from -v_max to v_max
     v_max: float = 10  # of a distribution: the largest return that can be told
@@ -149,7 +149,7 @@ AXES = State(**dict.fromkeys(State.__dataclass_fields__, 0) | {"step": None})
 
 
 def make_atari_pool(args, seeds, **options):
-    """EnvPool's, one game per seed: 4 frames an action, minimal actions, 1 to 30 frames without one at the start."""
+    """EnvPool's, one game per seed: 4 frames an action, minimal actions; first 1 to 30 without one (BBF: 0-29 x 4)."""
     names = [name for name, (module, *_) in envpool.registration.registry.specs.items() if module == "envpool.atari"]
     require(args.env_id in names, f"no Atari game {args.env_id!r}; try {difflib.get_close_matches(args.env_id, names)}")
     options |= {"num_envs": len(seeds), "env_seed": seeds, "stack_num": 1, "max_episode_steps": args.max_episode_steps}
@@ -188,7 +188,7 @@ def stacks(args, replay, index):
 
 def n_steps(args, replay, index, n, gamma):
     """Makes rows n <= args.n_step steps long, or up to where their game or life ends -> frames, action, discounted
-    rewards, discount of the value to come, and the frames that it is of: those after the n-th reward."""
+    rewards, discount of the value to come, and the frames that it is of: after n rewards (BBF's code: n - 1)."""
     steps = jnp.arange(args.n_step)
     rows = (index[..., None] + steps) % args.buffer_size  # (..., args.n_step)
     last = (replay.terminated[rows] | replay.truncated[rows] | (steps >= n - 1)).argmax(-1)

@@ -143,7 +143,7 @@ AXES = State(**dict.fromkeys(State.__dataclass_fields__, 0) | {"step": None})
 
 
 def make_atari_pool(args, seeds, **options):
-    """EnvPool's, one game per seed: 4 frames an action, minimal actions, 1 to 30 frames without one at the start."""
+    """EnvPool's, one game per seed: 4 frames an action, minimal actions; first 1 to 30 without one (BBF: 0-29 x 4)."""
     names = [name for name, (module, *_) in envpool.registration.registry.specs.items() if module == "envpool.atari"]
     require(args.env_id in names, f"no Atari game {args.env_id!r}; try {difflib.get_close_matches(args.env_id, names)}")
     options |= {"num_envs": len(seeds), "env_seed": seeds, "stack_num": 1, "max_episode_steps": args.max_episode_steps}
@@ -182,7 +182,7 @@ def stacks(args, replay, index):
 
 def n_steps(args, replay, index, n, gamma):
     """Makes rows n <= args.n_step steps long, or up to where their game or life ends -> frames, action, discounted
-    rewards, discount of the value to come, and the frames that it is of: those after the n-th reward."""
+    rewards, discount of the value to come, and the frames that it is of: after n rewards (BBF's code: n - 1)."""
     steps = jnp.arange(args.n_step)
     rows = (index[..., None] + steps) % args.buffer_size  # (..., args.n_step)
     last = (replay.terminated[rows] | replay.truncated[rows] | (steps >= n - 1)).argmax(-1)
