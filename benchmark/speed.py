@@ -12,7 +12,8 @@ sbx       SAC against SBX (Stable Baselines Jax) on a MuJoCo task of Gymnasium t
           batch size and widths: one run, and several seeds, which SBX can only train one after another or in processes
 minatar   dqn.py and rainbow.py on Breakout of MinAtar, one core and thread: updates and environment steps per second,
           with a replay of 10,000, 100,000 and 1,000,000 transitions, and with five seeds in one program
-atari     dqn_atari.py, drq_eps.py and der.py on Breakout of Atari, one core and thread, with the published widths
+atari     dqn_atari.py, drq_eps.py and der.py on Breakout of Atari, one core and thread, with the published widths, with
+          one seed and with five
 spr       spr.py, sr_spr.py and bbf.py in the same way, with one seed and with five: on request, and meant for GPUs
 
 Every program is a process of its own. Those of a comparison are compiled and warmed up first; then they work in turns,
@@ -475,8 +476,8 @@ def atari_programs(part, seeds):
     """[(script, seeds, replay)] of a part; the others are compared with the first."""
     if part == "spr":
         return [(name, n, 10_000) for name in ("spr", "sr_spr", "bbf") for n in (1, seeds)]
-    sizes = [(1, 100_000), (1, 10_000), (seeds, 100_000)]
-    return [("dqn_atari", *size) for size in sizes] + [("drq_eps", 1, 100_000), ("der", 1, 100_000)]
+    full = [(name, n, 100_000) for name in ("dqn_atari", "drq_eps", "der") for n in (1, seeds)]
+    return [*full, ("dqn_atari", 1, 10_000)]
 
 
 def measure_atari(args, note, cores, part):

@@ -1,6 +1,7 @@
 """Killed at any moment and started again, a run ends with the bits of one that was never disturbed.
 
-KILLS=30 python -m pytest tests/test_resume.py  stops as often at random moments; the default is once, for time.
+KILLS=30 python -m pytest tests/test_resume.py  stops every script as often at random moments; for time, the default is
+once, and six scripts that differ in what they keep.
 """
 
 import contextlib
@@ -16,29 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import (
-    SMALL,
-    SMALL_ATARI,
-    SMALL_GYMNAX,
-    SMALL_SR_SPR,
-    assert_same,
-    command,
-    environment,
-    flags,
-    results,
-    run,
-    table,
-)
+from conftest import SCRIPTS, SMALL, assert_same, command, environment, flags, results, run, small, table
 
 KILLS = int(os.environ.get("KILLS", 1))
-OPTIONS = {
-    "sac": SMALL,
-    "sr_sac": SMALL | {"reset_interval": 150},
-    "dqn": SMALL_GYMNAX,
-    "rainbow": SMALL_GYMNAX,
-    "der": SMALL_ATARI,
-    "sr_spr": SMALL_SR_SPR,
-}  # resets at 100, 200, 300; of sr_spr at 67 and 134
+STOPPED = SCRIPTS if "KILLS" in os.environ else ["sac", "sr_sac", "dqn", "rainbow", "der", "sr_spr"]
+OPTIONS = {script: small(script) for script in SCRIPTS}
+RESETS = {"reset_interval": 150}  # at 100, 200 and 300 steps; those of sr_spr and bbf are at 67 and 134
+OPTIONS |= {script: OPTIONS[script] | RESETS for script in ("sr_sac", "sr_dqn")}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +92,7 @@ def stopped_copy(process, runs, copy):
     process.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("script", ["sac", "sr_sac", "dqn", "rainbow", "der", "sr_spr"])
+@pytest.mark.parametrize("script", STOPPED)
 def test_killed_at_random_moments(script, tmp_path):
     """A run is stopped while it learns, and what its folders hold then is what SIGKILL would leave: gone on from there,
     it ends as the run itself does, which is let go."""
