@@ -4,7 +4,7 @@ Paper:  van Hasselt et al. 2019, "When to Use Parametric Models in Reinforcement
 Parents: rainbow.py, dqn_atari.py; differs: Args, NoisyDense, DERNetwork, State, q_values,
         draw, update, epsilon, train_step, init_state, check
 Run:    python algos/der.py --env-id Pong-v5 --num-seeds 5  (again: it goes on, to the same bits)
-Expect: on Assault after 100k steps 508 (one seed, six hours or so on one core; published: 561 +- 48).
+Expect: on Assault after 100k steps 508 (seed 1, six hours on a core), 539 (seed 2, two on two); published: 561 +- 48.
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only what steps a pool or keeps folders knows of several seeds.
 """
 

@@ -476,8 +476,8 @@ def atari_programs(part, seeds):
     """[(script, seeds, replay)] of a part; the others are compared with the first."""
     if part == "spr":
         return [(name, n, 10_000) for name in ("spr", "sr_spr", "bbf") for n in (1, seeds)]
-    full = [(name, n, 100_000) for name in ("dqn_atari", "drq_eps", "der") for n in (1, seeds)]
-    return [*full, ("dqn_atari", 1, 10_000)]
+    sizes = [("dqn_atari", 1, 100_000), ("dqn_atari", 1, 10_000), ("dqn_atari", seeds, 100_000)]
+    return sizes + [(name, n, size) for name in ("drq_eps", "der") for n, size in ((1, 100_000), (seeds, 10_000))]
 
 
 def measure_atari(args, note, cores, part):
