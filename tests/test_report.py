@@ -115,6 +115,16 @@ def test_welch_over_tasks():
     assert np.isnan(report.welch([one, Summary(1, NAN, 1)], [two, two])[1:]).all()
 
 
+def test_beside_many_is_scipys():
+    generator = np.random.default_rng(3)
+    theirs = generator.normal(0, 4, 50)
+    for ours in generator.normal(1, 1, (3, 2)), generator.normal(1, 1, (1, 1)):
+        for own in ours:
+            found = report.beside_many(report.summarize(own), report.summarize(theirs))
+            expected = stats.ttest_ind(own, theirs, equal_var=True).confidence_interval(0.95)
+            np.testing.assert_allclose(found, [own.mean() - theirs.mean(), expected.low, expected.high])
+
+
 def test_verdicts():
     assert report.judge(1, 9, 100) == "higher"
     assert report.judge(-9, -1, 100) == "lower"
@@ -447,8 +457,13 @@ def test_one_run_beside_many(tmp_path):
     write_results(tmp_path, runs, "atari2_cpu")
     tables, text = make(tmp_path, suite="atari2_cpu")[:2]
     ((row),) = tables["comparison"]
-    assert (row["published"], row["published_seeds"], row["verdict"]) == ("der", "100", "too few seeds to say")
-    assert "| DER: 561 ± 48 (100), 95 % of them 479 to 650 | -91 | too few seeds to say |" in text
+    assert (row["published"], row["published_seeds"], row["verdict"]) == ("der", "100", "agrees")
+    assert float(row["high"]) - float(row["difference"]) == pytest.approx(1.984217 * 48.137 * 1.01**0.5, abs=0.01)
+    assert "| DER: 561 ± 48 (100), 95 % of them 479 to 650 | -91 (-187 to 5) | agrees |" in text
+    runs |= {("der", 1.0, "Assault-v5", 2): {50_000: 450.0, 100_000: 490.0}}
+    write_results(tmp_path / "two", runs, "atari2_cpu")
+    ((row),) = make(tmp_path / "two", suite="atari2_cpu")[0]["comparison"]
+    assert row["verdict"] == "lower", "by Welch's interval two seeds 81 below, 1.7 deviations, would agree"
     raw = "".join(f"der,1,atari-assault,{seed},100000,{seed}\n" for seed in range(101))
     for runs, shown in ((101, "50 ± 29 (101), 95 % of them 2 to 98"), (39, "19 ± 11 (39)")):
         lines = raw.splitlines(keepends=True)[:runs]
