@@ -1186,7 +1186,10 @@ def page(results, aggregates):
     """The text of report.md."""
     args, suite = results.args, results.suite
     final = final_only(suite) and bool(results.comparisons)
-    option = f" --reference {Path(args.reference).name}" if args.reference else ""
+    places = {"results-dir": args.results_dir, "docs-dir": args.docs_dir}
+    moved = {name: place for name, place in places.items() if place != getattr(Args, name.replace("-", "_"))}
+    option = "".join(f" --{name} {place}" for name, place in moved.items())
+    option += f" --reference {Path(args.reference).name}" if args.reference else ""
     made = " (docs/results.md says what such a file holds, under Raw published curves)" if args.reference else ""
     text = [
         f"# Results: {args.suite}",
@@ -1195,7 +1198,7 @@ def page(results, aggregates):
         f"Intervals are 95 %, by stratified bootstrap over seeds with {args.bootstrap_reps:,} resamples (rliable "
         "1.2.0); with five seeds or fewer they come out too narrow.",
         f"Written by `python -m benchmark.report --suite {args.suite}{option}`{made}; raw curves and tables are in "
-        f"`benchmark/results/{args.suite}/`.",
+        f"`{Path(args.results_dir, args.suite)}/`.",
         *aggregate_section(results, aggregates),
         "## Learning curves",
         f"Mean over finished runs, with its interval where there are more than {FEW}; else the thin lines are the "

@@ -286,6 +286,8 @@ def full_grid(ratios=(1.0, 16.0), seeds=(1, 2, 3, 4)):
 def test_a_whole_grid(tmp_path):
     folder = write_results(tmp_path, full_grid())
     tables, page, docs = make(tmp_path)
+    told = f"report --suite dmc_cpu --results-dir {tmp_path}/results --docs-dir {tmp_path}/docs`; raw curves "
+    assert f"{told}and tables are in `{tmp_path}/results/dmc_cpu/`." in page
     # A curve rises by level / 50,000 a step: over 10k to 50k its mean is that at 30k, 0.6 times the level.
     row = next(row for row in tables["scores"] if (row["algo"], row["env"], row["seed"]) == ("sac", TASKS[0], "1"))
     assert (row["score"], row["normalized"]) == ("66.000", "0.066000")
