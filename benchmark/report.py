@@ -525,8 +525,9 @@ def compare(whole, suite, theirs, allowed):
             if own:
                 random, best = suite.scores[env]
                 a, b = summarize([*own.values()]), theirs[other][env]
-                many = beside_many(a, b) if b.middle95 else welch([a], [b])
-                difference, low, high = beside_reading(a, b) if b.reading else many
+                one_task = lambda a, b: welch([a], [b])
+                between = beside_reading if b.reading else beside_many if b.middle95 else one_task
+                difference, low, high = between(a, b)
                 verdict = judge(low, high, b.mean - random)
                 rows.append(Comparison(config, env, a, other[0], b, difference, low, high, verdict))
                 names.add(other[0])
@@ -1132,7 +1133,8 @@ def comparison_section(results):
         yield (
             "Of many published runs the range is told that holds 95 % of them (the percentiles 2.5 to 97.5): one run "
             "of an equal agent is outside of it about once in twenty. There the difference has Student's interval, "
-            "which takes their spread for ours, too, as few runs do not show their own; a single seed has one."
+            "which takes their spread for ours, too, as few runs do not show their own; a single seed has one. Over all "
+            "tasks together it is Welch's."
         )
     if any(row.theirs.reading for row in rows):
         yield (
