@@ -1133,8 +1133,8 @@ def comparison_section(results):
         yield (
             "Of many published runs the range is told that holds 95 % of them (the percentiles 2.5 to 97.5): one run "
             "of an equal agent is outside of it about once in twenty. There the difference has Student's interval, "
-            "which takes their spread for ours, too, as few runs do not show their own; a single seed has one. Over all "
-            "tasks together it is Welch's."
+            "which takes their spread for ours, too, as few runs do not show their own; a single seed has one. Over "
+            "all tasks together it is Welch's."
         )
     if any(row.theirs.reading for row in rows):
         yield (
