@@ -259,18 +259,16 @@ def init_state(args, action, seed, env, obs):
     learner = init_learner(args, learner_key, obs)
     zero = jnp.float32(0)
     transition = Transition(obs=obs, action=action, reward=zero, terminated=jnp.bool(False), next_obs=obs)
-
-    def zeros(rows):
-        return jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), transition)
-
-    _, info = jax.eval_shape(partial(update, args), learner, zeros(args.batch_size), key)
+    replay = jax.tree.map(lambda x: jnp.zeros((args.buffer_size, *x.shape), x.dtype), transition)
+    batch = jax.eval_shape(partial(sample_batch, args), replay, jnp.int32(1), key)
+    _, info = jax.eval_shape(partial(update, args), learner, batch, key)
     metrics = [*info, "updates", "episodes", "charts/episodic_return", "charts/episodic_length"]
     return State(
         step=jnp.int32(0),
         env=env,
         key=key,
         learner=learner,
-        replay=zeros(args.buffer_size),
+        replay=replay,
         stored=jnp.int32(0),
         obs=obs,
         episode_return=zero,
@@ -284,13 +282,9 @@ def init_state(args, action, seed, env, obs):
 
 
 def make_optimizer(args):
-    if args.optimizer == "adam":
-        optimizer = optax.adam(args.learning_rate, eps=args.optimizer_eps)
-    else:
-        optimizer = optax.rmsprop(
-            args.learning_rate, decay=0.95, eps=args.optimizer_eps, eps_in_sqrt=args.eps_in_sqrt, centered=True
-        )
-    return optax.flatten(optimizer)  # one flat vector: few large kernels instead of many small
+    rmsprop = partial(optax.rmsprop, decay=0.95, eps_in_sqrt=args.eps_in_sqrt, centered=True)
+    optimizer = rmsprop if args.optimizer == "rmsprop" else optax.adam
+    return optax.flatten(optimizer(args.learning_rate, eps=args.optimizer_eps))  # few large kernels, not many small
 
 
 def q_values(args, network, obs):  # one observation -> (num_actions,)
@@ -303,10 +297,8 @@ def q_loss(network, args, target_network, batch):
     target = batch.reward + args.gamma * (1 - batch.terminated) * next_q  # (batch,)
     q = jax.vmap(partial(q_values, args, network))(batch.obs)
     error = jnp.take_along_axis(q, batch.action[:, None], 1)[:, 0] - target
-    if args.loss == "huber":
-        loss = optax.huber_loss(error).mean()
-    else:
-        loss = (error**2).mean()
+    losses = optax.huber_loss(error) if args.loss == "huber" else error**2
+    loss = losses.mean()
     return loss, {"losses/q_loss": loss, "losses/q_values": q.mean()}
 
 
