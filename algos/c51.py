@@ -2,7 +2,7 @@
 
 Paper:   Bellemare, Dabney & Munos 2017, "A Distributional Perspective on Reinforcement Learning" (ICML 2017), set up
          for MinAtar as in Obando-Ceron & Castro 2021, "Revisiting Rainbow" (ICML 2021).
-Parent:  dqn.py; differs: Args, Network, q_values, q_loss, log_probabilities, support, project, check_algorithm
+Parent:  dqn.py; differs: Args, check_algorithm, Network, support, log_probabilities, q_values, project, q_loss
 Run:     python algos/c51.py --env-id Breakout-MinAtar --num-seeds 5
          The same command continues an interrupted run, to the same bits.
 Expect:  on Breakout, 3.2 an episode over the first million steps (one seed, 22 minutes on one core; DQN: 2.8).
@@ -368,11 +368,9 @@ def epsilon(args, step):
 
 
 def act(q, key, epsilon):
-    """The epsilon-greedy action for values (num_actions,).
-
-    One draw serves twice: if it lies below epsilon, draw / epsilon is uniform in [0, 1) and selects the action.
-    """
+    """The epsilon-greedy action for values (num_actions,)."""
     draw = jax.random.uniform(key)
+    # One draw serves twice: if it lies below epsilon, draw / epsilon is uniform in [0, 1) and selects the action.
     random_action = jnp.int32(draw / epsilon * q.size)
     return jnp.where(draw < epsilon, random_action, q.argmax())
 
@@ -445,10 +443,7 @@ def fresh_episode(args, state, obs):
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_chunk(args, env_step, length, state):
     """`length` steps of all seeds -> state, (actions, finite) with leaves (num_seeds, length, ...)."""
-
-    def one_seed(state):
-        return jax.lax.scan(partial(train_step, args, env_step), state, None, length)
-
+    one_seed = partial(jax.lax.scan, partial(train_step, args, env_step), length=length)
     return jax.vmap(one_seed, in_axes=(SEED_AXES,), out_axes=(SEED_AXES, 0))(state)
 
 

@@ -338,11 +338,9 @@ def epsilon(args, step):
 
 
 def act(q, key, epsilon):
-    """The epsilon-greedy action for values (num_actions,).
-
-    One draw serves twice: if it lies below epsilon, draw / epsilon is uniform in [0, 1) and selects the action.
-    """
+    """The epsilon-greedy action for values (num_actions,)."""
     draw = jax.random.uniform(key)
+    # One draw serves twice: if it lies below epsilon, draw / epsilon is uniform in [0, 1) and selects the action.
     random_action = jnp.int32(draw / epsilon * q.size)
     return jnp.where(draw < epsilon, random_action, q.argmax())
 
@@ -415,10 +413,7 @@ def fresh_episode(args, state, obs):
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_chunk(args, env_step, length, state):
     """`length` steps of all seeds -> state, (actions, finite) with leaves (num_seeds, length, ...)."""
-
-    def one_seed(state):
-        return jax.lax.scan(partial(train_step, args, env_step), state, None, length)
-
+    one_seed = partial(jax.lax.scan, partial(train_step, args, env_step), length=length)
     return jax.vmap(one_seed, in_axes=(SEED_AXES,), out_axes=(SEED_AXES, 0))(state)
 
 

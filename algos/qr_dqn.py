@@ -2,7 +2,7 @@
 
 Paper:   Dabney et al. 2018, "Distributional Reinforcement Learning with Quantile Regression" (AAAI 2018), set up for
          MinAtar as in Obando-Ceron & Castro 2021, "Revisiting Rainbow" (ICML 2021).
-Parent:  dqn.py; differs: Args, Network, q_values, q_loss, quantile_huber
+Parent:  dqn.py; differs: Args, Network, q_values, quantile_huber, q_loss
 Run:     python algos/qr_dqn.py --env-id Breakout-MinAtar --num-seeds 5
          The same command continues an interrupted run, to the same bits.
 Expect:  on Breakout, 3.2 an episode over the first million steps (one seed, half an hour on one core; DQN: 2.8).
@@ -356,11 +356,9 @@ def epsilon(args, step):
 
 
 def act(q, key, epsilon):
-    """The epsilon-greedy action for values (num_actions,).
-
-    One draw serves twice: if it lies below epsilon, draw / epsilon is uniform in [0, 1) and selects the action.
-    """
+    """The epsilon-greedy action for values (num_actions,)."""
     draw = jax.random.uniform(key)
+    # One draw serves twice: if it lies below epsilon, draw / epsilon is uniform in [0, 1) and selects the action.
     random_action = jnp.int32(draw / epsilon * q.size)
     return jnp.where(draw < epsilon, random_action, q.argmax())
 
@@ -433,10 +431,7 @@ def fresh_episode(args, state, obs):
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_chunk(args, env_step, length, state):
     """`length` steps of all seeds -> state, (actions, finite) with leaves (num_seeds, length, ...)."""
-
-    def one_seed(state):
-        return jax.lax.scan(partial(train_step, args, env_step), state, None, length)
-
+    one_seed = partial(jax.lax.scan, partial(train_step, args, env_step), length=length)
     return jax.vmap(one_seed, in_axes=(SEED_AXES,), out_axes=(SEED_AXES, 0))(state)
 
 

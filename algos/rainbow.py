@@ -2,9 +2,9 @@
 
 Paper:   Hessel et al. 2018, "Rainbow: Combining Improvements in Deep Reinforcement Learning" (AAAI 2018), set up for
          MinAtar as in Obando-Ceron & Castro 2021, "Revisiting Rainbow" (ICML 2021).
-Parents: dqn.py, c51.py; differs: MAY_BE_ZERO, AT_MOST_ONE, Args, check_algorithm, NoisyDense, Network, Transition,
-         Batch, State, init_state, make_optimizer, q_values, q_loss, update, set_priorities, store, sample_batch,
-         epsilon, train_step, fresh_episode
+Parents: dqn.py (differs: Args, AT_MOST_ONE, MAY_BE_ZERO, check_algorithm, NoisyDense, Network, Transition, Batch,
+         State, init_state, make_optimizer, q_values, q_loss, update, set_priorities, store, sample_batch, epsilon,
+         train_step, fresh_episode; without: Dense, Encoder), c51.py (takes: support, project)
 Run:     python algos/rainbow.py --env-id Breakout-MinAtar --num-seeds 5
          The same command continues an interrupted run, to the same bits.
 Expect:  on Breakout, 4.6 an episode over the first million steps (3 seeds, an hour each on one core; the paper: 4.6).
@@ -172,9 +172,9 @@ class NoisyDense(nn.Module):
             kernel_sigma = self.param(f"{self.prefix}kernel_sigma", init_sigma, shape)
             bias_sigma = self.param(f"{self.prefix}bias_sigma", init_sigma, shape[:1])
             if noisy and self.has_rng("noise"):
-                size = sum(shape)
+                size = sum(shape)  # the draws are made in two equal halves
                 noise = jax.random.normal(self.make_rng("noise"), (size + size % 2,)).reshape(2, -1)
-                # A loop over the two halves: otherwise XLA computes this anew for each weight, fused with the product.
+                # In a loop: otherwise XLA fuses this with the product and computes it anew for each weight.
                 noise = jax.lax.map(lambda z: jnp.sign(z) * jnp.sqrt(jnp.abs(z)), noise).reshape(-1)
                 kernel += kernel_sigma * jnp.outer(noise[: self.features], noise[self.features : size])
                 bias += bias_sigma * noise[: self.features]
@@ -225,13 +225,11 @@ class Network(nn.Module):
 
         def dense(name, features, x):
             layer = NoisyDense(features, args.noise_scale, prefix=f"{name}_")
-            nn.share_scope(self, layer)  # one dictionary and one sequence of keys for the parameters of all layers
+            nn.share_scope(self, layer)  # all layers have their parameters in one dictionary, by names with prefixes
             return layer(x)
 
         def stream(name, outputs):  # -> (outputs, num_atoms)
-            hidden = x
-            if args.hidden_dim:
-                hidden = nn.relu(dense(f"{name}_hidden", args.hidden_dim, x))
+            hidden = nn.relu(dense(f"{name}_hidden", args.hidden_dim, x)) if args.hidden_dim else x
             return dense(name, outputs * num_atoms, hidden).reshape(outputs, num_atoms)
 
         logits = stream("advantage", make_task(args).num_actions)
@@ -338,8 +336,7 @@ def support(args):  # (num_atoms,)
 
 
 def q_values(args, network, obs, **rngs):  # one observation, noise=key or nothing for none -> (num_actions,)
-    values, _ = Network(args).apply(network, obs, rngs=rngs)
-    return values
+    return Network(args).apply(network, obs, rngs=rngs)[0]
 
 
 def project(args, values, probabilities):
@@ -355,11 +352,8 @@ def project(args, values, probabilities):
 
 
 def q_loss(network, args, target_network, batch, noise_keys):
-    """Weighted loss of n-step targets. Rainbow paper, section "The Integrated Agent".
-
-    Each of the three passes has noise of its own, which the whole batch shares.
-    """
-    key, target_key, selection_key = noise_keys
+    """Weighted loss of n-step targets. Rainbow paper, section "The Integrated Agent"."""
+    key, target_key, selection_key = noise_keys  # each pass has noise of its own, which the whole batch shares
 
     def one_loss(row):
         q, logits = Network(args).apply(network, row.obs, rngs={"noise": key})
@@ -408,8 +402,8 @@ def num_updates_until(args, step):
 def set_priorities(tree, index, priorities):
     """Sets the priorities of rows in a sum-tree, an array (2 * number of leaves,).
 
-    Node i is the sum of nodes 2 i and 2 i + 1, and the second half of the array holds the rows. Node 0, which is part of
-    no sum, keeps the largest priority so far.
+    Node i is the sum of nodes 2 i and 2 i + 1, and the second half holds the rows. Node 0 is part of no sum and keeps
+    the largest priority so far.
     """
     first = (index[:, None] == index).argmax(1)  # a row that occurs twice gets one priority, whatever the order
     node = tree.size // 2 + index
@@ -425,11 +419,11 @@ def set_priorities(tree, index, priorities):
 
 
 def store(args, state, transition):
-    """Writes a transition -> replay, tree, stored."""
+    """Writes a transition, which may be sampled once its n steps are stored -> replay, tree, stored."""
     index = state.stored % args.buffer_size
     replay = jax.tree.map(lambda ring, x: ring.at[index].set(x), state.replay, transition)
     stored = state.stored + 1
-    ready = stored - args.n_step  # the row that has its n steps now and may be sampled; the new one may not yet
+    ready = stored - args.n_step  # its row has all n steps now
     priorities = jnp.stack([jnp.where(ready < 0, 0, state.tree[0]), 0])
     tree = set_priorities(state.tree, jnp.stack([ready, state.stored]) % args.buffer_size, priorities)
     return replay, tree, stored
@@ -454,10 +448,11 @@ def sample_batch(args, replay, tree, key):
     root = jnp.ones(args.batch_size, jnp.int32)
     _, node, priorities = jax.lax.fori_loop(0, tree.size.bit_length() - 2, down, (mass, root, mass))
     index = node - tree.size // 2
+
     steps = jnp.arange(args.n_step)
     rows = (index[:, None] + steps) % args.buffer_size  # (batch_size, n_step)
     ends = replay.terminated[rows] | replay.truncated[rows]
-    last = ends.at[:, -1].set(True).argmax(1)
+    last = ends.at[:, -1].set(True).argmax(1)  # the last step that counts
     final = (index + last) % args.buffer_size
     return Batch(
         index=index,
@@ -471,17 +466,16 @@ def sample_batch(args, replay, tree, key):
 
 
 def epsilon(args, step):
+    # With noise, which explores as well, epsilon falls at once.
     exploration_steps = 1 if args.noise_scale else args.exploration_steps
     progress = jnp.clip((step - args.learning_starts) / exploration_steps, 0, 1)
     return 1 - (1 - args.end_e) * progress
 
 
 def act(q, key, epsilon):
-    """The epsilon-greedy action for values (num_actions,).
-
-    One draw serves twice: if it lies below epsilon, draw / epsilon is uniform in [0, 1) and selects the action.
-    """
+    """The epsilon-greedy action for values (num_actions,)."""
     draw = jax.random.uniform(key)
+    # One draw serves twice: if it lies below epsilon, draw / epsilon is uniform in [0, 1) and selects the action.
     random_action = jnp.int32(draw / epsilon * q.size)
     return jnp.where(draw < epsilon, random_action, q.argmax())
 
@@ -502,12 +496,7 @@ def train_step(args, env_step, state, _):
 
     # Store.
     transition = Transition(
-        obs=state.obs,
-        action=action,
-        reward=reward,
-        terminated=terminated,
-        truncated=truncated,
-        next_obs=next_obs,
+        obs=state.obs, action=action, reward=reward, terminated=terminated, truncated=truncated, next_obs=next_obs
     )
     replay, tree, stored = store(args, state, transition)
 
@@ -565,10 +554,7 @@ def fresh_episode(args, state, obs):
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_chunk(args, env_step, length, state):
     """`length` steps of all seeds -> state, (actions, finite) with leaves (num_seeds, length, ...)."""
-
-    def one_seed(state):
-        return jax.lax.scan(partial(train_step, args, env_step), state, None, length)
-
+    one_seed = partial(jax.lax.scan, partial(train_step, args, env_step), length=length)
     return jax.vmap(one_seed, in_axes=(SEED_AXES,), out_axes=(SEED_AXES, 0))(state)
 
 

@@ -1,8 +1,8 @@
 """REM, random ensemble mixture: DQN with many heads, of which each update learns a new random convex combination.
 
 Paper:   Agarwal, Schuurmans & Norouzi 2020, "An Optimistic Perspective on Offline Reinforcement Learning" (ICML 2020).
-Parents: ensemble_dqn.py, dqn.py; differs: Args, QNetwork, EnsembleNetwork, Network, State, init_state, q_loss, update,
-         sample_mixture, train_step, fresh_episode
+Parent:  ensemble_dqn.py; differs: Args, QNetwork, EnsembleNetwork, Network, State, init_state, sample_mixture, q_loss,
+         update, train_step, fresh_episode
 Run:     python algos/rem.py --env-id Breakout-MinAtar --num-seeds 5
          The same command continues an interrupted run, to the same bits.
 Expect:  mean evaluation at 100k to 200k steps of Breakout (minatar3_ratios, one seed) 7.0; DQN 8.3.
@@ -289,9 +289,8 @@ def init_state(args, action, seed, env, obs):
     replay = jax.tree.map(lambda x: jnp.zeros((args.buffer_size, *x.shape), x.dtype), transition)
     batch = jax.eval_shape(partial(sample_batch, args), replay, jnp.int32(1), key)
     _, info = jax.eval_shape(partial(update, args), learner, batch, key)
-    mixture = jnp.full(args.num_heads, 1 / args.num_heads)
-    if args.multi_network:
-        mixture = sample_mixture(args, mixture_key)
+    mean = jnp.full(args.num_heads, 1 / args.num_heads)
+    mixture = sample_mixture(args, mixture_key) if args.multi_network else mean
     metrics = [*info, "updates", "episodes", "charts/episodic_return", "charts/episodic_length"]
     return State(
         step=jnp.int32(0),
@@ -340,8 +339,7 @@ def q_loss(network, args, target_network, batch, mixture):
         target = row.reward + args.gamma * (1 - row.terminated) * next_q.max()
         q = mixture @ head_values(args, network, row.obs)
         error = q[row.action] - target
-        loss = optax.huber_loss(error) if args.loss == "huber" else error**2
-        return loss, q.mean()
+        return optax.huber_loss(error) if args.loss == "huber" else error**2, q.mean()
 
     losses, values = jax.vmap(one_loss)(batch)
     loss = losses.mean()
@@ -385,11 +383,9 @@ def epsilon(args, step):
 
 
 def act(q, key, epsilon):
-    """The epsilon-greedy action for values (num_actions,).
-
-    One draw serves twice: if it lies below epsilon, draw / epsilon is uniform in [0, 1) and selects the action.
-    """
+    """The epsilon-greedy action for values (num_actions,)."""
     draw = jax.random.uniform(key)
+    # One draw serves twice: if it lies below epsilon, draw / epsilon is uniform in [0, 1) and selects the action.
     random_action = jnp.int32(draw / epsilon * q.size)
     return jnp.where(draw < epsilon, random_action, q.argmax())
 
@@ -467,10 +463,7 @@ def fresh_episode(args, state, obs):
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_chunk(args, env_step, length, state):
     """`length` steps of all seeds -> state, (actions, finite) with leaves (num_seeds, length, ...)."""
-
-    def one_seed(state):
-        return jax.lax.scan(partial(train_step, args, env_step), state, None, length)
-
+    one_seed = partial(jax.lax.scan, partial(train_step, args, env_step), length=length)
     return jax.vmap(one_seed, in_axes=(SEED_AXES,), out_axes=(SEED_AXES, 0))(state)
 
 

@@ -2,7 +2,7 @@
 
 Paper:   Nikishin et al. 2022, "The Primacy Bias in Deep Reinforcement Learning" (ICML 2022), and D'Oro et al. 2023,
          "Sample-Efficient Reinforcement Learning by Breaking the Replay Ratio Barrier" (ICLR 2023).
-Parent:  dqn.py; differs: Args, num_resets_until, reset, train_step, metrics
+Parent:  dqn.py; differs: Args, MAY_BE_ZERO, AT_MOST_ONE, num_resets_until, reset, train_step, metrics
 Run:     python algos/sr_dqn.py --env-id Breakout-MinAtar --replay-ratio 4 --num-seeds 5
          The same command continues an interrupted run, to the same bits.
 Expect:  mean evaluation at 100k to 200k steps, ratio 4 (minatar3_ratios, 3 seeds): Breakout 11, Freeway 38; DQN 9, 4.
@@ -348,11 +348,9 @@ def epsilon(args, step):
 
 
 def act(q, key, epsilon):
-    """The epsilon-greedy action for values (num_actions,).
-
-    One draw serves twice: if it lies below epsilon, draw / epsilon is uniform in [0, 1) and selects the action.
-    """
+    """The epsilon-greedy action for values (num_actions,)."""
     draw = jax.random.uniform(key)
+    # One draw serves twice: if it lies below epsilon, draw / epsilon is uniform in [0, 1) and selects the action.
     random_action = jnp.int32(draw / epsilon * q.size)
     return jnp.where(draw < epsilon, random_action, q.argmax())
 
@@ -448,10 +446,7 @@ def fresh_episode(args, state, obs):
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_chunk(args, env_step, length, state):
     """`length` steps of all seeds -> state, (actions, finite) with leaves (num_seeds, length, ...)."""
-
-    def one_seed(state):
-        return jax.lax.scan(partial(train_step, args, env_step), state, None, length)
-
+    one_seed = partial(jax.lax.scan, partial(train_step, args, env_step), length=length)
     return jax.vmap(one_seed, in_axes=(SEED_AXES,), out_axes=(SEED_AXES, 0))(state)
 
 
