@@ -7,19 +7,24 @@ Run:     python algos/ensemble_dqn.py --env-id Breakout-MinAtar --num-seeds 5
 Expect:  mean evaluation at 100k to 200k steps of Breakout (minatar3_ratios, one seed) 6.4; DQN 8.3.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import fcntl
 import fractions
 import importlib.metadata
+import importlib.util
 import json
+import math
 import os
 import platform
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -27,6 +32,7 @@ from typing import Any, Literal, NamedTuple
 
 import flax
 import flax.linen as nn
+import gymnasium
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -35,6 +41,8 @@ import optax
 import tensorboard.summary
 import tqdm
 import tyro
+from jax.custom_batching import custom_vmap
+from jax.experimental import io_callback
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Args:
     # Task
     env_id: str = "Breakout-MinAtar"  # gymnax task with discrete actions: MinAtar's five, CartPole-v1, ...
     minimal_actions: bool = False  # MinAtar: only the actions that do something in this game instead of all six
-    sticky: float = 0.1  # probability that the environment repeats its last action, whatever the agent chose
+    sticky: float | None = None  # probability that the last action is repeated instead; None: 0.1 for MinAtar, else 0
     seed: int = 1  # first seed; the command trains seeds `seed` to `seed + num_seeds - 1`
     num_seeds: int = 1  # seeds trained side by side in one program, each in its own folder
     total_timesteps: int = 1_000_000  # environment steps per seed; may be raised to continue a finished run
@@ -76,11 +84,12 @@ class Args:
     exp_name: str = Path(__file__).stem  # part of the folder's name
     runs_dir: str = "runs"  # parent of all run folders
     checkpoint_interval: int = 50_000  # environment steps between two checkpoints; 0 saves at the end only
+    resume: Literal["exact", "fresh"] = "exact"  # exact replays the recorded actions; fresh begins new episodes instead
     overwrite: bool = False  # discard what this run has saved and start from scratch
     evaluate: bool = False  # evaluate the newest checkpoint, print the returns and exit
 
 
-PACKAGES = ("flax", "gymnax", "jax", "jaxlib", "numpy", "optax")  # whose versions run.json holds
+PACKAGES = ("flax", "gymnasium", "gymnax", "jax", "jaxlib", "numpy", "optax")  # whose versions run.json holds
 RUN_NAME = "{env_id}__{exp_name}__rr{replay_ratio:g}"  # of a run's folder; the seed is appended
 MAY_BE_ZERO = ("gamma", "sticky", "end_e", "eval_e", "hidden_dim")  # the other numbers are positive
 AT_MOST_ONE = ("gamma", "sticky", "end_e", "eval_e")
@@ -99,7 +108,7 @@ def check(args):
     for name, value in dataclasses.asdict(args).items():
         smallest = 0 if name in may_be_zero else 1e-9
         largest = 1 if name in AT_MOST_ONE else 2**31 - args.num_seeds
-        fits = isinstance(value, str | bool) or smallest <= value <= largest
+        fits = isinstance(value, str | bool | None) or smallest <= value <= largest
         require(fits, f"--{name.replace('_', '-')} cannot be {value}")
     uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval
     require(not uneven, "--eval-interval and --checkpoint-interval must be multiples of --log-interval")
@@ -397,7 +406,7 @@ def train_step(args, env_step, state, _):
     episode_length = state.episode_length + 1
     episode = {"episodes": 1, "charts/episodic_return": episode_return, "charts/episodic_length": episode_length}
     sums = add_to(sums, {name: jnp.where(done, value, 0) for name, value in episode.items()})
-    finite = jnp.isfinite(jnp.stack(list(sums.values()))).all()
+    finite = {name: jnp.isfinite(total) for name, total in sums.items()}
     new_average = 0.99 * state.average_return + 0.01 * episode_return
 
     state = State(
@@ -429,9 +438,10 @@ def train_chunk(args, env_step, length, state):
 
 
 def chunk_length(args):
-    """Steps between two looks at logs, checkpoints and signals: about 5,000 updates, in a divisor of log_interval."""
-    limit = max(1, 5_000 / (max(1, args.replay_ratio) * args.num_seeds))
-    return max(n for n in range(1, args.log_interval + 1) if args.log_interval % n == 0 and n <= limit)
+    """Steps between two looks at signals, logs and checkpoints: about 5,000 updates, in equal parts of a log's."""
+    updates_per_step = max(1, args.replay_ratio) * args.num_seeds
+    chunks = math.ceil(args.log_interval * updates_per_step / 5_000)
+    return math.ceil(args.log_interval / chunks)
 
 
 def metrics(args, state):
@@ -453,7 +463,7 @@ def metrics(args, state):
 
 
 # ======================================================================================================================
-# ENVIRONMENT AND EVALUATION: the same text in all scripts for gymnax's tasks.
+# ENVIRONMENT AND EVALUATION: the same text in all scripts for gymnax's tasks, and for others with discrete actions.
 # ======================================================================================================================
 
 
@@ -465,29 +475,52 @@ class Env(NamedTuple):
     action: np.ndarray  # an example of one seed's action: its shape and dtype in the record of actions
     step: Callable  # (state, action) -> state, what train_step expects; of one seed, to be vmapped
     replay: Callable | None  # (actions, obs) repeats recorded actions at a resume; None if checkpoints hold `state`
+    close: Callable  # frees what the environments hold
 
 
 class Task(NamedTuple):
-    game: Any  # gymnax's environment
+    game: Any  # gymnax's environment; None for a task of EnvPool or Gymnasium, which is stepped outside the program
     params: Any
-    obs_dtype: Any
+    encode: Callable  # gymnax's observation -> the agent's: bits, float32, or a one-hot vector for a number
     num_actions: int
+
+
+# gymnax's tasks whose last step is the end of the task itself: nothing comes after it. Other limits truncate.
+OWN_LIMITS = ("Freeway-MinAtar", "DiscountingChain-bsuite", "BernoulliBandit-misc", "GaussianBandit-misc")
+OWN_LIMITS += ("MetaMaze-misc",)
+
+
+def env_versions(args):
+    """Versions that results depend on beside those of PACKAGES: of the library that steps the task."""
+    is_used = library_of(args.env_id) == "envpool"
+    return {"envpool": importlib.metadata.version("envpool")} if is_used else {}
 
 
 @cache
 def make_task(args):
     """The task of these arguments; to be called first outside of any trace."""
-    close = difflib.get_close_matches(args.env_id, gymnax.registered_envs, 4)
-    require(args.env_id in gymnax.registered_envs, f"there is no task {args.env_id!r}; close names: {close}")
+    if library_of(args.env_id) != "gymnax":
+        require(not args.sticky and not args.minimal_actions, "--sticky and --minimal-actions are for gymnax's tasks")
+        probe = HostEnv(args.env_id, args.seed)
+        probe.pool.close()
+        return Task(game=None, params=None, encode=None, num_actions=int(probe.action_space.n))
     is_minatar = args.env_id.endswith("-MinAtar")
     require(is_minatar or not args.minimal_actions, "--minimal-actions is for MinAtar's games")
     options = {"use_minimal_action_set": args.minimal_actions} if is_minatar else {}
-    game, params = gymnax.make(args.env_id, **options)
+    try:
+        game, params = gymnax.make(args.env_id, **options)
+    except OSError as error:  # MNIST is fetched from the network
+        require(False, f"{args.env_id} cannot be made: {error}")
     require(hasattr(game.action_space(params), "n"), f"{args.env_id} has no discrete actions; DQN needs them")
-    if is_minatar and not args.env_id.startswith("Freeway"):
+    if is_minatar and args.env_id not in OWN_LIMITS:
         params = params.replace(max_steps_in_episode=2**31 - 1)  # MinAtar has no time limits
-    obs_dtype = bool if is_minatar else jnp.float32  # MinAtar's images are of bits: one byte each in the replay
-    return Task(game=game, params=params, obs_dtype=obs_dtype, num_actions=game.num_actions)
+    num_obs = getattr(game.observation_space(params), "n", None)
+    encode = partial(jnp.asarray, dtype=jnp.float32)
+    if is_minatar:
+        encode = partial(jnp.asarray, dtype=bool)  # images of bits: one byte each in the replay
+    elif num_obs:
+        encode = partial(jax.nn.one_hot, num_classes=num_obs)
+    return Task(game=game, params=params, encode=encode, num_actions=game.num_actions)
 
 
 def env_reset(args, key):
@@ -500,7 +533,7 @@ def env_reset(args, key):
     obs, game_state = task.game.reset(reset_key, task.params)
     game_state = jax.tree.map(jnp.asarray, game_state)
     state = (game_state, jnp.int32(0), jax.random.key_data(key))
-    return state, jnp.asarray(obs, task.obs_dtype)
+    return state, task.encode(obs)
 
 
 def env_step(args, state, action):
@@ -511,34 +544,18 @@ def env_step(args, state, action):
     task = make_task(args)
     game_state, last_action, key_data = state
     key, step_key, sticky_key = jax.random.split(jax.random.wrap_key_data(key_data), 3)
-    action = jnp.where(jax.random.bernoulli(sticky_key, args.sticky), last_action, action)
+    sticky = args.sticky
+    if sticky is None:
+        sticky = 0.1 if args.env_id.endswith("-MinAtar") else 0.0
+    action = jnp.where(jax.random.bernoulli(sticky_key, sticky), last_action, action)
     results = task.game.step(step_key, game_state, action, task.params)
     obs, game_state, reward, terminated, truncated, info = results
-    if args.env_id.startswith("Freeway"):  # its only end, after 2,500 steps, is the game's own
+    if args.env_id in OWN_LIMITS:
         terminated = terminated | truncated
         truncated = jnp.zeros_like(truncated)
-    next_obs = jnp.asarray(info["final_observation"], task.obs_dtype)
-    obs = jnp.asarray(obs, task.obs_dtype)
+    next_obs = task.encode(info["final_observation"])
     state = (game_state, action, jax.random.key_data(key))
-    return state, (next_obs, jnp.float32(reward), terminated, truncated, obs)
-
-
-def make_env(args, seeds):
-    """Environments inside the training program: their states are arrays, saved in the checkpoints."""
-    make_task(args)
-    keys = []
-    for seed in seeds:
-        env_key, _, _ = jax.random.split(jax.random.key(seed), 3)  # the other two are for init_state
-        keys.append(env_key)
-    reset = jax.jit(jax.vmap(partial(env_reset, args)))
-    state, obs = reset(jnp.stack(keys))
-    return Env(
-        state=state,
-        obs=obs,
-        action=np.int32(0),
-        step=partial(env_step, args),
-        replay=None,
-    )
+    return state, (next_obs, jnp.float32(reward), terminated, truncated, task.encode(obs))
 
 
 class Episode(NamedTuple):
@@ -582,13 +599,166 @@ def play(args, networks, keys):  # (num_seeds, ...), (num_seeds, eval_episodes) 
     return jax.vmap(one_seed)(networks, keys)
 
 
+@cache
+def library_of(env_id):
+    """-> the library that has the task: gymnax, envpool or gymnasium, in this order."""
+    if env_id in gymnax.registered_envs:
+        return "gymnax"
+    kinds = {}
+    if importlib.util.find_spec("envpool"):
+        envpool = importlib.import_module("envpool")  # only here: gymnax's tasks do without it
+        kinds = {name: kind for name, (kind, *_) in envpool.registration.registry.specs.items()}
+    require(kinds.get(env_id) != "envpool.atari", f"{env_id} is a game of Atari: take dqn_atari.py or a child of it")
+    names = sorted({*gymnax.registered_envs, *kinds, *gymnasium.registry})
+    close = difflib.get_close_matches(env_id, names, 4)
+    close += [name for name in gymnax.registered_envs if name.split("-")[0].lower() in env_id.lower()]
+    require(env_id in names or ":" in env_id, f"there is no task {env_id!r}; close names: {', '.join(close)}")
+    return "envpool" if env_id in kinds else "gymnasium"
+
+
+class HostEnv:
+    """One environment outside the program. It begins a new episode in the step that ends one, as gymnax's do."""
+
+    def __init__(self, env_id, seed):
+        in_envpool = library_of(env_id) == "envpool"
+        try:
+            if in_envpool:
+                self.pool = sys.modules["envpool"].make(env_id, env_type="gymnasium", num_envs=1, env_seed=[seed])
+                self.action_space = self.pool.action_space
+                self.obs_space = self.pool.observation_space
+            else:
+                self.pool = gymnasium.make_vec(env_id, num_envs=1, vectorization_mode="sync")
+                self.action_space = self.pool.single_action_space
+                self.obs_space = self.pool.single_observation_space
+                require(self.pool.spec.max_episode_steps, f"{env_id} has no limit: register it with max_episode_steps")
+        except ModuleNotFoundError as error:
+            require(False, f"{env_id} cannot be made: {error}; its module must lie beside the script or on PYTHONPATH")
+        except (gymnasium.error.Error, ImportError) as error:
+            require(False, f"{env_id} cannot be made: {error}")
+        is_discrete = isinstance(self.action_space, gymnasium.spaces.Discrete)
+        require(is_discrete, f"{env_id} has the actions {self.action_space}; DQN needs discrete ones")
+        require(self.obs_space.is_np_flattenable, f"{env_id} has observations of no fixed size: {self.obs_space}")
+        obs, _ = self.pool.reset(seed=None if in_envpool else [seed])
+        self.obs = self.convert(obs)
+
+    def convert(self, obs):
+        """A pool's observation (1, ...) -> (obs_dim,) float32 with one-hot numbers, or an image of bits or floats."""
+        obs = jax.tree.map(lambda x: x[0], obs)
+        if len(self.obs_space.shape or ()) != 3:
+            return np.float32(gymnasium.spaces.flatten(self.obs_space, obs))
+        if obs.dtype == bool:
+            return obs
+        return np.float32(obs) / (255 if obs.dtype == np.uint8 else 1)
+
+    def step(self, action):  # -> next_obs, reward, terminated, truncated, obs: as env_step
+        action = np.array([action + self.action_space.start], np.int32)
+        obs, reward, terminated, truncated, _ = self.pool.step(action)
+        next_obs = self.convert(obs)
+        if terminated[0] or truncated[0]:
+            obs, *_ = self.pool.step(action)  # only resets
+        self.obs = self.convert(obs)
+        return next_obs, np.float32(reward[0]), terminated[0], truncated[0], self.obs
+
+
+def new_seed(key):
+    return int(jax.random.randint(key, (), 0, 2**31 - 1))
+
+
+def make_host_env(args, seeds, step):
+    """Environments outside the program, one for each seed, reached by a callback."""
+    if step > 0:
+        seeds = [new_seed(jax.random.fold_in(jax.random.key(seed), step)) for seed in seeds]
+    envs = [HostEnv(args.env_id, seed) for seed in seeds]
+    first_obs = np.stack([env.obs for env in envs])
+    numbers = np.zeros(len(seeds), np.float32)
+    flags = np.zeros(len(seeds), bool)
+
+    def host_step(actions):  # NumPy only: JAX inside a callback can hang
+        results = [env.step(action) for env, action in zip(envs, np.asarray(actions).tolist(), strict=True)]
+        return tuple(np.stack(parts) for parts in zip(*results, strict=True))
+
+    def step_all(actions):
+        return io_callback(host_step, (first_obs, numbers, flags, flags, first_obs), actions, ordered=True)
+
+    @custom_vmap
+    def step(action):
+        return jax.tree.map(lambda x: x[0], step_all(action[None]))
+
+    @step.def_vmap
+    def _(num_seeds, is_batched, actions):
+        return step_all(actions), (True,) * 5
+
+    def replay(actions, expected_obs):
+        for action in tqdm.tqdm(actions, "replaying", disable=None):  # (num_seeds,)
+            host_step(action)
+        repeats = np.array_equal(np.stack([env.obs for env in envs]), expected_obs)
+        advice = "continue with new episodes by --resume fresh, or --overwrite it"
+        require(repeats, f"{args.env_id} does not repeat itself (a clock?), or its record is damaged; {advice}")
+
+    return Env(
+        state=None,
+        obs=first_obs,
+        action=np.int32(0),
+        step=lambda state, action: (state, step(action)),
+        replay=replay,
+        close=lambda: [env.pool.close() for env in envs],
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def select_action(args, network, obs, key):
+    return act(q_values(args, network, obs), key, args.eval_e)
+
+
+def play_outside(args, network, key):
+    """One evaluation episode outside the program -> its return and length."""
+    env = HostEnv(args.env_id, new_seed(key))
+    total = 0.0
+    for length in range(1, args.eval_steps + 1):
+        action = select_action(args, network, env.obs, jax.random.fold_in(key, length))
+        _, reward, terminated, truncated, _ = env.step(int(action))
+        total += reward
+        if terminated or truncated:
+            break
+    env.pool.close()
+    return total, length
+
+
+def make_env(args, seeds, step=0):
+    """gymnax: inside the training program, their states are arrays in the checkpoints. Others: see make_host_env."""
+    make_task(args)
+    if library_of(args.env_id) != "gymnax":
+        return make_host_env(args, seeds, step)
+    keys = []
+    for seed in seeds:
+        env_key, _, _ = jax.random.split(jax.random.key(seed), 3)  # the other two are for init_state
+        keys.append(env_key)
+    reset = jax.jit(jax.vmap(partial(env_reset, args)))
+    state, obs = reset(jnp.stack(keys))
+    return Env(
+        state=state,
+        obs=obs,
+        action=np.int32(0),
+        step=partial(env_step, args),
+        replay=None,
+        close=lambda: None,
+    )
+
+
 def evaluate(args, learner, seeds, step):
     """Plays episodes, seeded by seed and step so that they can be repeated -> tag: (num_seeds,)."""
     keys = []
     for seed in seeds:
         key = jax.random.fold_in(jax.random.key(seed), step)
         keys.append(jax.random.split(key, args.eval_episodes))
-    returns, lengths = jax.device_get(play(args, learner.network, jnp.stack(keys)))
+    if library_of(args.env_id) == "gymnax":
+        returns, lengths = jax.device_get(play(args, learner.network, jnp.stack(keys)))
+    else:
+        played = []
+        for i, episode_keys in enumerate(keys):
+            network = jax.tree.map(lambda x, i=i: x[i], learner.network)
+            played.append([play_outside(args, network, key) for key in episode_keys])
+        returns, lengths = np.moveaxis(np.array(played), -1, 0)
     return evaluation_metrics(returns, lengths)
 
 
@@ -602,27 +772,46 @@ def evaluation_metrics(returns, lengths):  # (num_seeds, eval_episodes) -> tag: 
 # ======================================================================================================================
 
 # Arguments that may change when a run is continued; all others identify it.
-CHANGEABLE = ("num_seeds", "total_timesteps", "checkpoint_interval", "runs_dir", "overwrite", "evaluate")
+CHANGEABLE = ("num_seeds", "total_timesteps", "checkpoint_interval", "runs_dir", "resume", "overwrite", "evaluate")
+BLOCK_BYTES = 2**26  # of a checkpoint's replay, read at a time
+
+
+def say(line):
+    """Prints a line; a reader who has left (`| head`) does not end the run."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Reports a full disk or a missing permission in one line. Errors of the task are not ours and stay whole."""
+    try:
+        yield
+    except OSError as error:
+        require(False, f"cannot write {error.filename or path}: {error.strerror or error}; what was saved is kept")
 
 
 def write(path, content):
     """Writes text, or what `content(file)` writes, to a temporary file that then replaces the old one: atomic."""
     temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def append(path, content):
-    with open(path, "ab") as file:
+    with writing(path), open(path, "ab") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -632,72 +821,83 @@ class Run:
     """The run of one seed: a folder with args.json, run.json, metrics.csv, TensorBoard events and checkpoints."""
 
     def __init__(self, args, seed):
-        arguments = dataclasses.asdict(args)
+        arguments = dataclasses.asdict(args) | {"seed": seed}
+        self.args = args
         self.seed = seed
-        self.folder = Path(args.runs_dir, f"{RUN_NAME.format(**arguments)}__{seed}".replace("/", "-"))
         self.identity = {name: value for name, value in arguments.items() if name not in CHANGEABLE}
-        self.identity["seed"] = seed
+        name = f"{RUN_NAME.format(**arguments)}__{seed}"
+        self.folder = Path(args.runs_dir, re.sub(r"[^A-Za-z0-9_.-]", "-", name))
 
-    def checkpoints(self):
-        """The paths by step, the newest first."""
-        paths = sorted(self.folder.glob("checkpoint_*.npz"), reverse=True)
-        return {int(path.stem.removeprefix("checkpoint_")): path for path in paths}
+    def saved(self, pattern="checkpoint_*.npz"):
+        """The paths of what is saved by step, the newest first."""
+        paths = sorted(self.folder.glob(pattern), reverse=True)
+        return {int(path.stem.split("_")[1]): path for path in paths}
 
-    def is_finished(self, args):
+    def is_finished(self):
         """Whether all steps are done. Refuses a folder that holds anything but this run; writes nothing."""
         files = [path.name for path in self.folder.glob("*") if path.suffix != ".tmp"]
         require(not files or "args.json" in files, f"{self.folder} holds no run; choose another --runs-dir")
-        if not files or (args.overwrite and not args.evaluate):
+        if not files or (self.args.overwrite and not self.args.evaluate):
             return False
-        old = json.loads((self.folder / "args.json").read_text())
         new = self.identity
-        changes = ", ".join(f"{name} {old.get(name)} (now {new[name]})" for name in new if new[name] != old.get(name))
+        old = json.loads((self.folder / "args.json").read_text())
+        names = [name for name in {**new, **old} if new.get(name) != old.get(name)]
+        changes = ", ".join(f"{name} {old.get(name)} (now {new.get(name)})" for name in names)
         require(new == old, f"{self.folder} holds another run: {changes}; choose another --exp-name, or --overwrite")
-        return "done" in files and max(self.checkpoints(), default=0) >= args.total_timesteps
+        return "done" in files and max(self.saved(), default=0) >= self.args.total_timesteps
 
-    def lock(self):
+    def lock(self, cleanup):
         """Keeps other processes out of the folder until this one ends, however it ends."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            fcntl.flock(os.open(self.folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            require(False, f"another process is at work in {self.folder}")
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            folder = os.open(self.folder, os.O_RDONLY)
+            cleanup.callback(os.close, folder)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                require(False, f"another process is at work in {self.folder}")
 
     def start(self, session):
         """Cuts the files back to the checkpoint that the session starts from, and opens the logs."""
         step = session["from_step"]
-        for newer, path in self.checkpoints().items():
-            if newer > step:
-                path.unlink()
+        stale = [path for saved_step, path in self.saved().items() if saved_step > step]
+        stale += [path for first, path in self.saved("actions_*.bin").items() if first >= step]
         for pattern in ("*.tmp", "events.out*", "done"):
-            for path in self.folder.glob(pattern):
+            stale += self.folder.glob(pattern)
+        with writing(self.folder):
+            for path in stale:
                 path.unlink()
+            self.writer = tensorboard.summary.Writer(str(self.folder))
         write(self.folder / "args.json", json.dumps(self.identity, indent=1))  # the old checkpoints are gone by now
-
         table = self.folder / "metrics.csv"
-        lines = table.read_text().split("\n")[1:-1] if table.exists() else []  # without header and torn last line
-        lines = [line for line in lines if int(line.split(",")[0]) <= step]
-        write(table, "\n".join(["step,tag,value", *lines, ""]))
-        self.writer = tensorboard.summary.Writer(str(self.folder))
-        for line in lines:
-            line_step, tag, value = line.split(",")
-            self.writer.add_scalar(tag, float(value), int(line_step))
-
+        rows = ["step,tag,value"]
+        for row in table.read_text().split("\n")[1:-1] if table.exists() else []:  # without a torn last one
+            row_step, tag, value = row.split(",")
+            interval = self.args.eval_interval if tag.startswith("eval/") else self.args.log_interval
+            at_end_of_shorter_run = int(row_step) % interval > 0 and int(row_step) != self.args.total_timesteps
+            if int(row_step) <= step and not at_end_of_shorter_run:
+                rows.append(row)
+                self.writer.add_scalar(tag, float(value), int(row_step))
+        write(table, "\n".join([*rows, ""]))
+        # The actions since the environment was seeded: at step 0, or by a fresh resume.
+        self.seeded_at = step if self.args.resume == "fresh" else max(self.saved("actions_*.bin"), default=0)
+        self.actions_path = self.folder / f"actions_{self.seeded_at:010d}.bin"
         self.sessions = json.loads((self.folder / "run.json").read_text()) if step else []
         if step and self.sessions[-1]["provenance"] != session["provenance"]:
-            print(f"{self.folder} continues with other seeds, hardware or versions: the same only up to rounding")
+            say(f"{self.folder} continues with other seeds, hardware or versions: the same only up to rounding")
         self.sessions.append(session)
 
-    def log(self, step, row):
-        lines = ""
-        for tag, value in row.items():
-            if not np.isnan(value):  # nothing to average yet
-                lines += f"{step},{tag},{value:.9g}\n"
-                self.writer.add_scalar(tag, value, step)
-        append(self.folder / "metrics.csv", lines.encode())
+    def log(self, step, values):
+        rows = ""
+        with writing(self.folder):
+            for tag, value in values.items():
+                if not np.isnan(value):  # nothing to average yet
+                    rows += f"{step},{tag},{value:.9g}\n"
+                    self.writer.add_scalar(tag, value, step)
+        append(self.folder / "metrics.csv", rows.encode())
 
 
-def new_session(seeds, step):
+def new_session(args, seeds, step):
     """This process's entry in run.json: its command, and what the last bits of its results depend on."""
     git = f"git -C {shlex.quote(str(Path(__file__).parent))} describe --always --dirty --abbrev=40 --exclude='*'"
     commit = subprocess.getoutput(f"{git} 2> /dev/null")  # empty without git or a repository
@@ -708,9 +908,11 @@ def new_session(seeds, step):
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", ""):
         threads = 1
-    provenance = {name: importlib.metadata.version(name) for name in PACKAGES}
+    provenance = env_versions(args)
+    provenance |= {name: importlib.metadata.version(name) for name in PACKAGES}
     provenance |= {"seeds": seeds, "device": jax.devices()[0].device_kind, "cpu": cpu, "threads": threads}
-    return {"command": shlex.join(sys.argv), "commit": commit, "provenance": provenance, "from_step": step}
+    session = {"command": shlex.join(sys.argv), "commit": commit, "provenance": provenance}
+    return session | {"from_step": step, "resume": args.resume}
 
 
 def saved_part(env, state):
@@ -726,7 +928,7 @@ def named_leaves(tree):
 
 def save(env, runs, state, actions):
     """Saves all seeds, then removes all checkpoints but the two newest: the seeds always have one in common."""
-    checkpoint = f"checkpoint_{int(state.step):010d}.npz"
+    step = int(state.step)
     leaves = named_leaves(saved_part(env, state))
     arrays = {name: np.asarray(leaf) for name, leaf in leaves.items()}
     for i, run in enumerate(runs):
@@ -735,75 +937,109 @@ def save(env, runs, state, actions):
             if name.startswith("replay/"):
                 own[name] = own[name][: own["stored"]]  # only the filled part
         if env.replay:
-            append(run.folder / "actions.bin", b"".join(chunk[i].tobytes() for chunk in actions))
-        run.writer.flush()
+            append(run.actions_path, b"".join(chunk[i].tobytes() for chunk in actions))
+        with writing(run.folder):
+            run.writer.flush()
         write(run.folder / "run.json", json.dumps(run.sessions, indent=1))
-        write(run.folder / checkpoint, partial(np.savez, **own))
+        write(run.folder / f"checkpoint_{step:010d}.npz", partial(np.savez, **own))
     for run in runs:
-        for path in list(run.checkpoints().values())[2:]:
+        for path in list(run.saved().values())[2:]:
             path.unlink()
 
 
+def read_blocks(path, name):
+    """An array of a checkpoint in blocks of rows, so that a replay is never held twice -> first row, rows."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        np.lib.format.read_magic(file)
+        (stored, *shape), _, dtype = np.lib.format.read_array_header_1_0(file)
+        row = np.dtype((dtype, tuple(shape)))
+        rows = max(1, BLOCK_BYTES // row.itemsize)
+        for first in range(0, stored, rows):
+            yield first, np.frombuffer(file.read(min(rows, stored - first) * row.itemsize), row)
+
+
+@partial(jax.jit, donate_argnums=0)
+def set_block(rings, block, seed_index, first):
+    return jax.lax.dynamic_update_slice(rings, block[None], (seed_index, first, *[0] * (block.ndim - 1)))
+
+
 def load(paths, like):
-    """The saved part of a state from the checkpoints of all seeds; `like` has its structure and shapes."""
-    arrays = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in named_leaves(like).items()}
-    for i, path in enumerate(paths):
-        other_version = f"{path.parent} is of another version; use its script, or --overwrite"
-        saved = np.load(path)
-        require(set(saved.files) == set(arrays), other_version)
-        for name, array in arrays.items():
-            own = saved[name]
-            if name.startswith("replay/"):
-                require(own.shape[1:] == array.shape[2:], f"{other_version}: {name}")
-                array[i, : len(own)] = own  # only the filled part
-            else:
-                require(own.shape == array.shape[1:], f"{other_version}: {name}")
-                array[i] = own
-    leaves = [jax.device_put(array) for array in arrays.values()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    """Part of a state, whose structure and shapes `like` has, from the checkpoints of all seeds."""
+    arrays = []
+    for name, leaf in named_leaves(like).items():
+        if name.startswith("replay/"):
+            array = jnp.zeros(leaf.shape, leaf.dtype)
+            for i, path in enumerate(paths):
+                for first, block in read_blocks(path, name):
+                    array = set_block(array, block, i, first)
+        else:
+            array = jax.device_put(np.stack([np.load(path)[name] for path in paths]))
+        require(array.shape == leaf.shape, f"{paths[0].parent} is of another version: {name}; see --overwrite")
+        arrays.append(array)
+    return jax.tree.unflatten(jax.tree.structure(like), arrays)
 
 
-def restore(env, runs, shapes):
-    """The state at the newest step of which all runs have an intact checkpoint; None if they start from step 0."""
+def restore(env, runs, shapes, fields):
+    """Fields of the state at the newest step of which all runs have an intact checkpoint; None if they start anew."""
     like = jax.eval_shape(partial(saved_part, env), shapes)
-    common = set.intersection(*[set(run.checkpoints()) for run in runs])
+    names = named_leaves(like)
+    like = like.replace(**{name: None for name in like.__dataclass_fields__ if name not in fields})
+    common = set.intersection(*[set(run.saved()) for run in runs])
     for step in sorted(common - {0}, reverse=True):
+        paths = [run.saved()[step] for run in runs]
         try:
-            state = load([run.checkpoints()[step] for run in runs], like)
-            key = jax.random.wrap_key_data(state.key)
-            return state.replace(step=jnp.int32(step), key=key)
+            same = all(set(np.load(path).files) == set(names) for path in paths)
+            require(same, f"{paths[0].parent} is of another version; use its script, or --overwrite")
+            state = load(paths, like).replace(step=jnp.int32(step))
         except Exception as error:  # damage shows as an error of the zip file, of its compression, of NumPy, ...
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
-    is_new = not any(max(run.checkpoints(), default=0) for run in runs)
-    advice = "continue the seeds one by one, or --overwrite them"
-    require(is_new or 0 in common, f"no intact checkpoint is common to all seeds; {advice}")
+            continue
+        return state if state.key is None else state.replace(key=jax.random.wrap_key_data(state.key))
+    is_new = not any(max(run.saved(), default=0) for run in runs)
+    require(is_new or 0 in common, "no intact checkpoint is common to all seeds; continue them singly, or --overwrite")
     return None
 
 
-def replay_actions(env, runs, state):
-    """Restores an environment that cannot be saved: repeats the recorded actions up to the step of the state."""
+def resume_env(args, env, runs, state, cleanup):
+    """Brings an environment to the step of the state: repeats the recorded actions, or begins new episodes (fresh)."""
     step = int(state.step)
-    actions = []
+    first = runs[0].seeded_at
+    same = all(run.seeded_at == first for run in runs)
+    require(same, "the seeds have begun new episodes at different steps; continue them one by one")
+    if first > 0:
+        env = make_env(args, [run.seed for run in runs], first)
+        cleanup.callback(env.close)
+    if first == step:
+        say(f"new episodes from step {step:,} on: not exactly the run that was never interrupted")
+        renew = jax.vmap(partial(fresh_episode, args), in_axes=(SEED_AXES, 0), out_axes=SEED_AXES)
+        return env, jax.jit(renew)(state.replace(env=env.state), env.obs)
+    recorded = []
     for run in runs:
-        with open(run.folder / "actions.bin", "ab") as file:
-            file.truncate(step * env.action.nbytes)
-        recorded = np.fromfile(file.name, env.action.dtype)
-        actions.append(recorded.reshape(step, *env.action.shape))
-    env.replay(np.stack(actions, axis=1), state.obs)
-    return state.replace(env=env.state)
+        size = (step - first) * env.action.nbytes
+        with writing(run.actions_path), open(run.actions_path, "ab") as file:
+            require(file.tell() >= size, f"{run.actions_path} is damaged; --resume fresh continues without it")
+            file.truncate(size)
+        recorded.append(np.fromfile(run.actions_path, env.action.dtype).reshape(-1, *env.action.shape))
+    env.replay(np.stack(recorded, axis=1), state.obs)
+    return env, state.replace(env=env.state)
 
 
-def train(args, env, runs, session, state):
-    """Trains up to the last step or a signal, with logs, evaluations and checkpoints between chunks."""
-    seeds = [run.seed for run in runs]
-    signals = []
+def catch_signals(cleanup):
+    """-> the signals that ask for an end, as they come; a second one ends the program."""
+    received = []
 
     def receive(number, _):
-        signals.append(number)  # the first one ends the loop below, a second one ends the program
+        received.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    signal.signal(signal.SIGINT, receive)
-    signal.signal(signal.SIGTERM, receive)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        cleanup.callback(signal.signal, number, signal.signal(number, receive))
+    return received
+
+
+def train(args, env, runs, session, state, signals):
+    """Trains up to the last step or a signal, with logs, evaluations and checkpoints between chunks."""
+    seeds = [run.seed for run in runs]
     step = int(state.step)
     seed_metrics = jax.jit(jax.vmap(partial(metrics, args), in_axes=(SEED_AXES,)))
     chunk = chunk_length(args)
@@ -813,31 +1049,35 @@ def train(args, env, runs, session, state):
     log_step = step
     last = step >= args.total_timesteps
     while not last:
-        length = min(chunk - step % chunk, args.total_timesteps - step)
+        since_log = step % args.log_interval
+        length = min(chunk - since_log % chunk, args.log_interval - since_log, args.total_timesteps - step)
         state, (new_actions, finite) = jax.block_until_ready(train_chunk(args, env.step, length, state))
-        if not finite.all():
-            late = int(finite.all(axis=0).argmin())
-            run = runs[int(finite[:, late].argmin())]
-            kept = f"the checkpoint of step {max(run.checkpoints())} is kept in {run.folder}"
-            require(False, f"in step {step + late + 1} of seed {run.seed} a loss was NaN or infinite; {kept}")
+        broken = ~np.stack(list(finite.values()), axis=-1)  # (num_seeds, length, metrics)
+        for late, i, metric in np.argwhere(broken.swapaxes(0, 1)):  # the first one ends the run
+            where = f"in step {step + late + 1} of seed {seeds[i]} {list(finite)[metric]} was NaN or infinite"
+            require(False, f"{where}; the checkpoint of step {max(runs[i].saved())} is kept in {runs[i].folder}")
         actions.append(np.asarray(new_actions, env.action.dtype))
         step += length
         bar.update(length)
 
-        if step % args.log_interval == 0:
+        ends = step == args.total_timesteps
+        if ends or step % args.log_interval == 0:
             speed = (step - log_step) / (time.time() - log_time)
             rows = jax.device_get(seed_metrics(state))
             rows["charts/SPS"] = np.full(len(runs), speed)
-            if args.eval_interval and step % args.eval_interval == 0:
+            if args.eval_interval and (step % args.eval_interval == 0 or ends):
                 rows |= evaluate(args, state.learner, seeds, step)
+                if bar.disable:
+                    returns = ", ".join(f"{value:.1f}" for value in rows["eval/episodic_return"])
+                    say(f"step {step:,}: evaluated with a return of {returns}; {speed:,.0f} steps/s")
             for i, run in enumerate(runs):
                 run.log(step, {tag: values[i] for tag, values in rows.items()})
             bar.set_postfix({tag: values.mean() for tag, values in rows.items() if "return" in tag})
-            state = state.replace(metric_sums=jax.tree.map(jnp.zeros_like, state.metric_sums))
             log_time = time.time()
             log_step = step
-
-        last = step == args.total_timesteps or bool(signals)
+        if step % args.log_interval == 0:  # at an end between two logs the sums stay, for a longer run
+            state = state.replace(metric_sums=jax.tree.map(jnp.zeros_like, state.metric_sums))
+        last = ends or bool(signals)
         if last or (args.checkpoint_interval and step % args.checkpoint_interval == 0):
             session.update(to_step=step, wall_s=round(time.time() - start, 1))
             save(env, runs, state, actions)
@@ -845,58 +1085,55 @@ def train(args, env, runs, session, state):
     bar.close()
 
     if step < args.total_timesteps:
-        print(f"stopped and saved at step {step:,}; the same command continues from there", flush=True)
+        say(f"stopped and saved at step {step:,}; the same command continues from there")
         sys.exit(128 + signals[0])
     for run in runs:
         write(run.folder / "done", json.dumps({"step": step}))
-        print(f"seed {run.seed}: {step:,} steps done, results in {run.folder}", flush=True)
+    for run in runs:
+        say(f"seed {run.seed}: {step:,} steps done, results in {run.folder}")
 
 
 def main(args):
     check(args)
     runs = [Run(args, seed) for seed in range(args.seed, args.seed + args.num_seeds)]
     for run in list(runs):
-        if run.is_finished(args) and not args.evaluate:
-            print(f"{run.folder} is finished; a higher --total-timesteps continues it")
+        if run.is_finished() and not args.evaluate:
+            say(f"{run.folder} is finished; a higher --total-timesteps continues it")
             runs.remove(run)
     if not runs:
         return
-    seeds = [run.seed for run in runs]
-    env = make_env(args, seeds)
-    init_seed = partial(init_state, args, env.action)
-    init = jax.vmap(init_seed, in_axes=(0, SEED_AXES.env, 0), out_axes=SEED_AXES)
-    inputs = (jnp.array(seeds), env.state, env.obs)
-    shapes = jax.eval_shape(init, *inputs)
-    check_memory(shapes)
-
-    if args.evaluate:
-        state = restore(env, runs, shapes)
-        require(state is not None, f"{runs[0].folder} holds no checkpoint to evaluate")
-        rows = evaluate(args, state.learner, seeds, int(state.step))
-        for i, seed in enumerate(seeds):
-            values = [f"{tag.removeprefix('eval/')} {values[i]:.1f}" for tag, values in rows.items()]
-            print(f"seed {seed}, step {state.step:,}:", *values)
-        return
-
-    for run in runs:
-        run.lock()
-    state = None if args.overwrite else restore(env, runs, shapes)
-    step = 0 if state is None else int(state.step)
-    session = new_session(seeds, step)
-    for run in runs:
-        run.start(session)
-    print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds} on {jax.devices()[0]}", flush=True)
-    if state is None:
-        state = jax.jit(init)(*inputs)
-    if env.replay:
-        state = replay_actions(env, runs, state)
-    if step == 0:
-        save(env, runs, state, actions=[])
-    train(args, env, runs, session, state)
+    with contextlib.ExitStack() as cleanup:
+        seeds = [run.seed for run in runs]
+        env = make_env(args, seeds)
+        cleanup.callback(env.close)
+        require(args.resume == "exact" or env.replay, f"checkpoints hold {args.env_id}; leave out --resume fresh")
+        init = jax.vmap(partial(init_state, args, env.action), in_axes=(0, SEED_AXES.env, 0), out_axes=SEED_AXES)
+        inputs = (jnp.array(seeds), env.state, env.obs)
+        shapes = jax.eval_shape(init, *inputs)
+        check_memory(shapes)
+        if args.evaluate:
+            state = restore(env, runs, shapes, fields=("learner",))
+            require(state is not None, f"{runs[0].folder} holds no checkpoint to evaluate")
+            rows = evaluate(args, state.learner, seeds, int(state.step))
+            for i, seed in enumerate(seeds):
+                values = [f"{tag.removeprefix('eval/')} {values[i]:.1f}" for tag, values in rows.items()]
+                say(f"seed {seed}, step {state.step:,}: {' '.join(values)}")
+            return
+        for run in runs:
+            run.lock(cleanup)
+        state = None if args.overwrite else restore(env, runs, shapes, fields=tuple(shapes.__dataclass_fields__))
+        step = 0 if state is None else int(state.step)
+        session = new_session(args, seeds, step)
+        for run in runs:
+            run.start(session)
+        say(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds} on {jax.devices()[0]}")
+        if state is None:
+            state = jax.jit(init)(*inputs)
+            save(env, runs, state, actions=[])  # marks that all seeds have started
+        elif env.replay:
+            env, state = resume_env(args, env, runs, state, cleanup)
+        train(args, env, runs, session, state, catch_signals(cleanup))
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args))
-    except OSError as error:  # a folder that cannot be made, a full disk, a closed pipe
-        require(False, f"cannot use {error.filename or 'an output'}: {error.strerror or error}; what was saved is kept")
+    main(tyro.cli(Args))
