@@ -40,8 +40,8 @@ def load(path):
 
 @cache
 def copies():
-    """tests/test_copies.py, which owns the rules of declared children."""
-    return load(ROOT / "tests" / "test_copies.py")
+    """tests/algorithms/test_copies.py, which owns the rules of declared children."""
+    return load(ROOT / "tests" / "algorithms" / "test_copies.py")
 
 
 @cache
@@ -56,12 +56,13 @@ def scripts():
 
 
 def program(name):
-    """Text of a script, or of a module of benchmark/ that is a command."""
+    """Text of a script, or of a module of benchmark/ or studies/ that is a command."""
     path = ROOT / "benchmark" / f"{name}.py"
+    path = path if path.exists() else ROOT / "studies" / f"{name}.py"
     if name in scripts():
         return scripts()[name]
     if not path.exists():
-        raise DocsError(f"there is no algos/{name}.py and no benchmark/{name}.py")
+        raise DocsError(f"there is no algos/{name}.py, no benchmark/{name}.py and no studies/{name}.py")
     return path.read_text()
 
 

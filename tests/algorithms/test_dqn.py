@@ -1,0 +1,596 @@
+"""DQN on gymnax: its mathematics, what its replay holds, small worlds with known values, MinAtar itself."""
+
+import re
+import sys
+import types
+from functools import partial
+
+import gymnax
+import imageio.v3 as imageio
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy_dqn as judge
+import pytest
+from common import ROOT, SMALL_GYMNAX, refused, run
+from flax import linen as nn, struct
+from gymnax_runs import advance, begin, leaves, random_batch
+from gymnax.environments import environment, spaces
+
+NAMES = {
+    "conv_kernel": ("Encoder_0", "Conv_0", "kernel"),
+    "conv_bias": ("Encoder_0", "Conv_0", "bias"),
+    "hidden_kernel": ("Encoder_0", "Dense_0", "kernel"),
+    "hidden_bias": ("Encoder_0", "Dense_0", "bias"),
+    "out_kernel": ("Dense_0", "kernel"),
+    "out_bias": ("Dense_0", "bias"),
+}
+
+
+def plain(params):  # the script's parameters -> the judge's, float64
+    found = {}
+    for name, path in NAMES.items():
+        x = params["params"]
+        for key in path:
+            x = x[key]
+        found[name] = np.asarray(x, np.float64)
+    return found
+
+
+# The update
+
+
+@pytest.mark.parametrize("optimizer, in_sqrt, loss, padding", [
+    ("rmsprop", False, "huber", "VALID"), ("rmsprop", True, "mse", "SAME"), ("adam", False, "huber", "VALID"),
+])  # fmt: skip
+def test_updates_against_numpy(dqn, optimizer, in_sqrt, loss, padding):
+    """Five updates, with a copy to the target network at the third: parameters as NumPy in float64 computes them."""
+    args = dqn.Args(
+        optimizer=optimizer, eps_in_sqrt=in_sqrt, loss=loss, padding=padding, target_interval=3, hidden_dim=12,
+        learning_rate=0.01, gamma=0.9,
+    )  # fmt: skip
+    dqn.make_task(args)
+    learner = dqn.init_learner(args, jax.random.key(1), np.zeros((10, 10, 4), bool))
+    other = dqn.init_learner(args, jax.random.key(2), np.zeros((10, 10, 4), bool))
+    learner = learner.replace(target_network=other.network)
+    p, target = plain(learner.network), plain(other.network)
+    memory = {name: (np.zeros_like(x), np.zeros_like(x)) for name, x in p.items()}
+    for number in range(1, 6):
+        batch = random_batch(dqn, 7, seed=number)
+        learner, info = jax.jit(dqn.update, static_argnums=0)(args, learner, batch, number)
+        value, grad = judge.gradient(p, target, vars(batch), args.gamma, loss, padding == "SAME")
+        assert info["losses/q_loss"] == pytest.approx(value, rel=1e-4)
+        for name in p:
+            step = (0.01, args.optimizer_eps, in_sqrt if optimizer == "rmsprop" else number)
+            p[name], memory[name] = getattr(judge, optimizer)(p[name], grad[name], memory[name], *step)
+        target = {name: x.copy() for name, x in p.items()} if number == 3 else target
+    for mine, its in ((learner.network, p), (learner.target_network, target)):
+        for name, x in plain(mine).items():
+            np.testing.assert_allclose(x, its[name], rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])  # the code for each, both computed on what is here
+def test_convolution_is_flax(dqn, padding, backend, monkeypatch):
+    mine, flax = dqn.Conv(5, 3, padding), nn.Conv(5, (3, 3), padding=padding)
+    x = jax.random.normal(jax.random.key(0), (9, 10, 7))
+    params = mine.init(jax.random.key(1), x)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    np.testing.assert_allclose(mine.apply(params, x), flax.apply(params, x), atol=1e-5)
+
+
+def test_initial_weights_are_pytorchs(dqn):
+    """Uniform within one over the root of a unit's inputs, weights and biases."""
+    args = dqn.Args()
+    dqn.make_task(args)
+    p = plain(dqn.init_learner(args, jax.random.key(0), np.zeros((10, 10, 4), bool)).network)
+    inputs = {"conv": 36, "hidden": 1024, "out": 128}
+    for name, x in p.items():
+        bound = inputs[name.split("_")[0]] ** -0.5
+        assert np.abs(x).max() <= bound
+        if x.size > 500:
+            assert x.std() == pytest.approx(bound / 3**0.5, rel=0.1) and abs(x.mean()) < 0.05 * bound
+
+
+def test_epsilon_and_actions(dqn):
+    """Random until learning starts, then less and less; a random action is any of them equally."""
+    args = dqn.Args(learning_starts=100, exploration_steps=50, end_e=0.2)
+    dqn.make_task(args)
+    expected = {1: 1, 99: 1, 100: 1, 125: 0.6, 150: 0.2, 1000: 0.2}
+    assert {step: pytest.approx(float(dqn.epsilon(args, step))) for step in expected} == expected
+    learner = dqn.init_learner(args, jax.random.key(1), np.zeros((10, 10, 4), bool))
+    obs, keys = np.ones((10, 10, 4), bool), jax.random.split(jax.random.key(3), 60_000)
+    q = dqn.q_values(args, learner.network, obs)
+    best = int(q.argmax())
+    act = jax.jit(lambda chance: jax.vmap(lambda key: dqn.act(q, key, chance))(keys))
+    for chance in (0.0, 0.001, 0.3, 1.0):
+        shares = np.bincount(act(chance), minlength=6) / len(keys)
+        wanted = np.full(6, chance / 6) + (1 - chance) * (np.arange(6) == best)
+        error = np.sqrt(wanted * (1 - wanted) / len(keys))
+        assert shares.size == 6 and (np.abs(shares - wanted) <= 4.5 * error + 1e-12).all(), (chance, shares)
+
+
+# Distributions
+
+
+def test_projection_against_loops(c51):
+    """Mass by mass, as the paper's algorithm 1 has it; with targets beyond the support, on an atom and at its ends."""
+    args = c51.Args(num_atoms=11, v_max=5)
+    rng, z = np.random.default_rng(0), np.linspace(-5, 5, 11)
+    np.testing.assert_allclose(c51.support(args), z, atol=1e-6)
+    for values in (rng.normal(size=11) * 4, np.full(11, 3.0), np.full(11, 2.25), np.full(11, 99.0), -7 + z, z):
+        p = rng.dirichlet(np.ones(11))
+        wanted = np.zeros(11)
+        for value, mass in zip(values, p, strict=True):
+            b = (min(max(value, -5), 5) + 5) / 1.0
+            low, high = int(np.floor(b)), int(np.ceil(b))
+            if low == high:
+                wanted[low] += mass
+            else:
+                wanted[low] += mass * (high - b)
+                wanted[high] += mass * (b - low)
+        found = c51.project(args, jnp.asarray(values, jnp.float32), jnp.asarray(p, jnp.float32))
+        np.testing.assert_allclose(found, wanted, atol=2e-6)
+    half = c51.project(args, jnp.full(11, 2.25), jnp.eye(11)[3])  # by hand: 3 parts to 2, 1 part to 3
+    np.testing.assert_allclose(half, 0.75 * np.eye(11)[7] + 0.25 * np.eye(11)[8], atol=1e-6)
+
+
+def test_quantile_loss_against_loops(qr_dqn):
+    rng = np.random.default_rng(1)
+    for kappa in (1.0, 0.3):
+        args, theta, targets = qr_dqn.Args(num_quantiles=5, kappa=kappa), rng.normal(size=5) * 2, rng.normal(size=7) * 2
+        total = 0.0
+        for i in range(5):
+            for target in targets:
+                u, tau = target - theta[i], (i + 0.5) / 5
+                huber = 0.5 * u * u if abs(u) <= kappa else kappa * (abs(u) - 0.5 * kappa)
+                total += abs(tau - (u < 0)) * huber / 7
+        assert float(qr_dqn.quantile_huber(args, theta, targets)) == pytest.approx(total, rel=1e-5)
+    args = qr_dqn.Args(num_quantiles=2)  # by hand: shares 1/4 and 3/4, errors 0.5 and -1
+    assert float(qr_dqn.quantile_huber(args, jnp.array([0.0, 1.5]), jnp.array([0.5]))) == pytest.approx(
+        0.25 * 0.125 + 0.25 * 0.5
+    )
+
+
+@pytest.mark.parametrize("name", ["c51", "qr_dqn"])
+def test_losses_against_numpy(name, request):
+    """From the networks' outputs on: the best next action by the target network's means, ends, the loss."""
+    script = request.getfixturevalue(name)
+    args = script.Args(gamma=0.9, hidden_dim=8, **{"v_max": 3.0, "num_atoms": 7} if name == "c51" else {})
+    script.make_task(args)
+    obs = np.zeros((10, 10, 4), bool)
+    online, target = (script.init_learner(args, jax.random.key(i), obs).network for i in (1, 2))
+    batch, total = random_batch(script, 9), 0.0
+    network = script.C51Network(args) if name == "c51" else script.QuantileNetwork(args)
+    z = np.linspace(-3, 3, 7)
+    softmax = lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+    for i in range(9):
+        out = np.float64(network.apply(online, batch.obs[i]))[batch.action[i]]
+        following = np.float64(network.apply(target, batch.next_obs[i]))
+        discount = 0.0 if batch.terminated[i] else 0.9
+        if name == "c51":
+            p = softmax(following)
+            p = p[(p * z).sum(-1).argmax()]
+            m = np.zeros(7)
+            for value, mass in zip(np.clip(batch.reward[i] + discount * z, -3, 3), p, strict=True):
+                near = np.maximum(0, 1 - np.abs(value - z))
+                m += mass * near
+            total -= (m * np.log(softmax(out))).sum()
+        else:
+            y = batch.reward[i] + discount * following[following.mean(-1).argmax()]
+            u, tau = y[None] - out[:, None], (np.arange(51)[:, None] + 0.5) / 51
+            huber = np.where(np.abs(u) <= 1, 0.5 * u**2, np.abs(u) - 0.5)
+            total += (np.abs(tau - (u < 0)) * huber).mean(1).sum()
+    loss, info = script.q_loss(online, args, target, batch)
+    assert float(loss) == pytest.approx(total / 9, rel=1e-4) == pytest.approx(float(info["losses/q_loss"]), rel=1e-4)
+
+
+# Ensembles
+
+
+@pytest.mark.parametrize("name, separate", [("ensemble_dqn", False), ("rem", False), ("rem", True)])
+def test_ensembles_against_numpy(name, separate, request):
+    """Each head by its own maximum; or one mixture for online and target values, the maximum over the mixed ones."""
+    script = request.getfixturevalue(name)
+    args = script.Args(gamma=0.9, hidden_dim=8, num_heads=4, **{"multi_network": separate} if name == "rem" else {})
+    script.make_task(args)
+    online, target = (script.init_learner(args, jax.random.key(i), np.zeros((10, 10, 4), bool)).network for i in (1, 2))
+    batch, total, alpha = random_batch(script, 9), 0.0, np.array([0.1, 0.2, 0.3, 0.4])
+    huber = lambda u: np.where(np.abs(u) <= 1, 0.5 * u**2, np.abs(u) - 0.5)
+    for i in range(9):
+        q = np.float64(script.head_values(args, online, batch.obs[i]))
+        following = np.float64(script.head_values(args, target, batch.next_obs[i]))
+        assert q.shape == (4, 6) and np.ptp(q, axis=0).min() > 0
+        np.testing.assert_allclose(script.q_values(args, online, batch.obs[i]), q.mean(0), atol=1e-5)
+        discount = 0.0 if batch.terminated[i] else 0.9
+        if name == "rem":
+            y = batch.reward[i] + discount * max(sum(alpha[k] * following[k, a] for k in range(4)) for a in range(6))
+            total += huber(sum(alpha[k] * q[k, batch.action[i]] for k in range(4)) - y)
+        else:
+            total += np.mean([
+                huber(q[k, batch.action[i]] - batch.reward[i] - discount * following[k].max()) for k in range(4)
+            ])  # fmt: skip
+    loss, _ = script.q_loss(online, args, target, batch, *[jnp.float32(alpha)] * (name == "rem"))
+    assert float(loss) == pytest.approx(total / 9, rel=1e-4)
+
+
+def test_mixtures(rem, monkeypatch):
+    """Drawn anew for every update, of every seed; acted on by the mean, or with separate networks by one an episode."""
+    args = rem.Args(num_heads=4)
+    drawn = jax.vmap(partial(rem.mix, args))(jax.random.split(jax.random.key(0), 2000))
+    assert (
+        (drawn >= 0).all() and np.allclose(drawn.sum(1), 1, atol=1e-6) and np.allclose(drawn.mean(0), 0.25, atol=0.01)
+    )
+    record = lambda args, old, batch, number, mixture: (
+        old,
+        {"losses/first": mixture[0], "losses/squared": mixture[0] ** 2},
+    )
+    monkeypatch.setattr(rem, "update", record)
+    for separate in (False, True):
+        args, env_step, state = begin(rem, [1, 2], num_heads=4, multi_network=separate)
+        seen, ends = [], []
+        for _ in range(80):
+            state = advance(rem, args, env_step, state, 1)
+            seen.append(np.asarray(state.mixture))
+            ends.append(np.asarray(state.episode_length) == 0)
+        seen, ends = np.array(seen), np.array(ends)
+        changed = (seen[1:] != seen[:-1]).any(-1)
+        assert np.array_equal(changed, ends[1:] & separate) and ends.sum() > 3
+        assert (seen == 0.25).all() != separate and not (separate and np.array_equal(seen[0, 0], seen[0, 1]))
+        count, first, squared = (np.asarray(state.totals[tag]) for tag in ("updates", "losses/first", "losses/squared"))
+        assert (squared / count - (first / count) ** 2 > 1e-3).all() and first[0] != first[1]
+    rem.train_chunk.clear_cache()
+
+
+# Small worlds
+
+
+@struct.dataclass
+class WorldState(environment.EnvState):
+    place: jax.Array
+    time: jax.Array
+    kind: jax.Array
+
+
+class World(environment.Environment):
+    """Two places, two actions. `kind` says what is paid and how an episode ends; it is part of the state, so that
+    seeds of one program can live in worlds of their own."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = [*KNOWN].index(kind)
+
+    @property
+    def default_params(self):
+        return environment.EnvParams(max_steps_in_episode=1 if self.kind == 3 else 100)
+
+    def is_truncated(self, state, params):
+        return state.time >= jnp.where(state.kind == 3, 1, 100)
+
+    def step(self, key, state, action, params=None):
+        obs, new, *rest = super().step(key, state, action, params)
+        return obs, new.replace(kind=state.kind), *rest  # after a reset, too
+
+    def step_env(self, key, state, action, params):
+        at_end = state.place == 1
+        cases = (
+            (1, True, 0),  # reward: one step, one reward
+            (at_end, at_end, 1),  # discount: paid at the second place only
+            (2 * (action == 1) - 1, True, 0),  # action
+            (1, False, 0),  # truncated: ever the same, cut after a step
+        )
+        reward, done, place = (jnp.stack([jnp.float32(case[i]) for case in cases])[state.kind] for i in range(3))
+        state = state.replace(place=place.astype(int), time=state.time + 1)
+        return self.get_obs(state), state, reward, done > 0, {}
+
+    def reset_env(self, key, params):
+        state = WorldState(place=jnp.int32(0), time=jnp.int32(0), kind=jnp.int32(self.kind))
+        return self.get_obs(state), state
+
+    def get_obs(self, state, params=None, key=None):
+        return jax.nn.one_hot(state.place, 2)
+
+    def action_space(self, params=None):
+        return spaces.Discrete(2)
+
+    @property
+    def num_actions(self):
+        return 2
+
+
+SPECIAL = {
+    "c51": {"num_atoms": 31, "v_max": 6},
+    "ensemble_dqn": {"num_heads": 5},
+    "rem": {"num_heads": 5},
+    "sr_dqn": {"reset_interval": 1400},
+    "rainbow": {"num_atoms": 31, "v_max": 6},
+}
+KNOWN = {  # gamma 0.8: the values of the two actions at the first place, and at the second if there is one
+    "reward": ([1, 1], None),
+    "discount": ([0.8, 0.8], [1, 1]),
+    "action": ([-1, 1], None),
+    "truncated": ([5, 5], None),  # 1 / (1 - 0.8): a cut does not end the value
+}
+
+
+@pytest.mark.parametrize("name", ["dqn", "c51", "qr_dqn", "ensemble_dqn", "rem", "rainbow"])
+def test_small_worlds(name, request):
+    script = request.getfixturevalue(name)
+    if "known-world" not in gymnax.registered_envs:
+        gymnax.registration.register("known-world", partial(World, "reward"))
+    args, env_step, state = begin(
+        script, [1] * 4, env_id="known-world", sticky=0.0, gamma=0.8, learning_rate=3e-3,
+        optimizer_eps=1e-8, total_timesteps=3000, replay_ratio=1, hidden_dim=16, end_e=0.5, target_interval=20,
+        **SPECIAL.get(name, {}), **{} if name == "rainbow" else {"optimizer": "adam"},
+    )  # fmt: skip
+    game, *rest = state.env
+    state = state.replace(env=(game.replace(kind=jnp.arange(4)), *rest))  # each of the four lives in another world
+    state = advance(script, args, env_step, state, 3000)
+    for i, (kind, known) in enumerate(KNOWN.items()):
+        network = jax.tree.map(lambda x, i=i: x[i], state.learner.network)
+        for place, values in enumerate(known):
+            if values is not None:
+                found, close = (
+                    script.q_values(args, network, jnp.eye(2)[place]),
+                    name not in ("c51", "qr_dqn", "rainbow"),
+                )
+                np.testing.assert_allclose(found, values, atol=0.03 if close else 0.06, err_msg=kind)
+
+
+# The replay
+
+
+@pytest.mark.parametrize("env_id, steps", [
+    ("Breakout-MinAtar", 400), ("CartPole-v1", 400), ("Freeway-MinAtar", 2550), ("truncated-world", 60),
+    ("DiscountingChain-bsuite", 250),
+])  # fmt: skip
+def test_replay_holds_what_happened(dqn, env_id, steps, monkeypatch):
+    """Against plain stepping of gymnax, over ends of both kinds: the same rows, none lost, none invented."""
+    monkeypatch.setattr(dqn, "update", lambda args, old, batch, number: (old, {}))  # none is made: not compiled either
+    if env_id == "truncated-world" and env_id not in gymnax.registered_envs:
+        gymnax.registration.register(env_id, partial(World, "truncated"))
+    args, env_step, state = begin(dqn, [3, 4], env_id=env_id, learning_starts=10_000, buffer_size=3000, sticky=0.3)
+    at_start = jax.device_get(state.env)
+    first = np.asarray(state.obs)
+    state = jax.device_get(advance(dqn, args, env_step, state, steps).replace(key=None, env=None))
+    options = {"use_minimal_action_set": False} if "MinAtar" in env_id else {}
+    env, params = gymnax.make(env_id, **options)
+    reset = jax.jit(env.reset_env)
+
+    @jax.jit
+    def step(key, game, chosen, executed):
+        key, step_key, sticky_key = jax.random.split(key, 3)
+        executed = jnp.where(jax.random.uniform(sticky_key) < args.sticky, executed, chosen)
+        game_key, reset_key = jax.random.split(step_key)
+        return key, reset_key, executed, env.step_env(game_key, game, executed, params)
+
+    limit = 2500 if "Freeway" in env_id else np.inf if "MinAtar" in env_id else params.max_steps_in_episode
+    ends = 0
+    for i in range(1 if "Freeway" in env_id else 2):
+        game = jax.tree.map(lambda x, i=i: x[i], at_start[0])
+        key, executed, obs, length = state_key(at_start, i), 0, first[i], 0
+        returned, returns = 0.0, []
+        for t in range(steps):
+            key, reset_key, executed, judged = step(key, game, int(state.replay.action[i, t]), executed)
+            next_obs, game, reward, terminated, _ = judged
+            length, returned = length + 1, returned + float(reward)
+            cut = length >= limit and not terminated
+            terminated, cut = (True, False) if cut and "Freeway" in env_id else (bool(terminated), cut)
+            row = jax.tree.map(lambda ring, i=i, t=t: ring[i, t], state.replay)
+            assert same(row.obs, obs) and same(row.next_obs, next_obs)
+            assert (row.reward, row.terminated) == (np.float32(reward), terminated)
+            obs = next_obs
+            if terminated or cut:
+                obs, game = reset(reset_key, params)
+                returns.append(returned)
+                returned, length, ends = 0.0, 0, ends + 1
+        assert same(state.obs[i], obs) and int(state.stored[i]) == steps
+        assert float(state.totals["episodes"][i]) == len(returns)
+        assert float(state.totals["charts/episodic_return"][i]) == pytest.approx(sum(returns), rel=1e-4)
+        average = 0.0
+        for value in returns:
+            average = 0.99 * average + 0.01 * value
+        assert float(state.average_return[i]) == pytest.approx(average, rel=1e-4)
+    assert ends >= (1 if "Freeway" in env_id else 2)
+    dqn.train_chunk.clear_cache()
+
+
+def same(one, two):  # images to the bit; physics up to the rounding of differently compiled programs
+    return np.array_equal(one, two) if one.dtype == bool else np.allclose(one, two, atol=1e-3)
+
+
+def state_key(env, i):
+    return jax.random.wrap_key_data(jax.random.key_data(env[2])[i])
+
+
+def ring_copies(script):
+    args, env_step, state = begin(script, [1, 2], buffer_size=12_345)
+    text = script.train_chunk.lower(args, env_step, 10, state).compile().as_text()
+    assert "pred[2,12345,10,10,4]" in text
+    return re.findall(r"= \w+\[2,12345[^=]* copy(?:-start)?\(", text)
+
+
+def test_the_replay_is_not_copied(dqn):
+    """As for SAC: a twin that draws from the ring as it was before the write must copy it, and does."""
+    assert not ring_copies(dqn)
+    text = (ROOT / "algos" / "dqn.py").read_text()
+    late = text.replace("lambda ring: ring[index], replay)", "lambda ring: ring[index], state.replay)")
+    assert late != text
+    twin = types.ModuleType("twin_dqn")
+    twin.__file__, sys.modules["twin_dqn"] = dqn.__file__, twin
+    exec(compile(late, "twin_dqn", "exec"), twin.__dict__)
+    assert ring_copies(twin)
+
+
+def test_bytes_of_a_transition(dqn):
+    _, _, state = begin(dqn, [1], buffer_size=1000)
+    assert sum(x.nbytes for x in jax.tree.leaves(state.replay)) / 1000 <= 2 * 400 + 16
+
+
+# Seeds
+
+
+@pytest.mark.parametrize("name", ["dqn", "rainbow"])
+def test_a_seed_of_a_batch_is_the_run_alone(name, request):
+    """Until learning to the bit, then up to rounding: what it saw, did and learnt, with which priorities."""
+    script, found = request.getfixturevalue(name), []
+    for seeds, i in (([1, 2, 3], 1), ([2], 0)):
+        args, env_step, state = begin(script, seeds, learning_starts=25)
+        state = advance(script, args, env_step, state, 24)
+        early = {name: x[i] for name, x in leaves((state.replay, state.learner.network)).items()}
+        first = leaves(state.learner.network)
+        state = advance(script, args, env_step, state, 24)  # as many: compiled once
+        network, late = leaves(state.learner.network), leaves((state.learner.network, getattr(state, "tree", ())))
+        assert all(not np.array_equal(network[name][i], first[name][i]) for name in network), "something was learnt"
+        found.append((early, {name: x[i] for name, x in late.items()}))
+    (early, late), (early_alone, late_alone) = found
+    assert all(np.array_equal(early[name], early_alone[name]) for name in early)
+    assert all(np.allclose(late[name], late_alone[name], atol=1e-3) for name in late)
+
+
+def test_the_target_network_is_that_of_the_last_multiple(dqn):
+    """After updates 5 and 10, in a step of its own each; in between it stays."""
+    args, env_step, state = begin(dqn, [1], replay_ratio=1, target_interval=5, learning_starts=20, batch_size=8)
+    state = advance(dqn, args, env_step, state, 19)
+    kept = leaves(state.learner.network)
+    for update in range(1, 13):
+        state = advance(dqn, args, env_step, state, 1)
+        network, target = leaves(state.learner.network), leaves(state.learner.target_network)
+        if update % 5 == 0:
+            kept = network
+        assert all(np.array_equal(target[name], kept[name]) for name in target), update
+        assert update % 5 == 0 or any(not np.array_equal(network[name], kept[name]) for name in network)
+
+
+def test_replay_ratio(dqn, monkeypatch):
+    """Whole updates on their steps, numbered from 1."""
+    numbers = lambda args, old, batch, number: (old, {"losses/number": jnp.float32(number)})
+    monkeypatch.setattr(dqn, "update", numbers)
+    for ratio, expected in ((0.25, 25 - 12), (1.5, 150 - 73)):
+        args, env_step, state = begin(dqn, [1], replay_ratio=ratio)
+        state = advance(dqn, args, env_step, state, 100)
+        assert state.totals["updates"][0] == expected == next(dqn.metrics(args, state))["charts/updates"]
+    args, env_step, state = begin(dqn, [1], replay_ratio=1.5, learning_starts=51)
+    state = advance(dqn, args, env_step, state, 100)
+    count = int(state.totals["updates"][0])
+    assert float(state.totals["losses/number"][0]) == count * (count + 1) / 2
+    dqn.train_chunk.clear_cache()
+
+
+# Resets
+
+
+@pytest.mark.parametrize("kind, kept", [("last", 1.0), ("all", 0.0), ("shrink-and-perturb", 0.8)])
+def test_what_a_reset_renews(sr_dqn, kind, kept):
+    """Of the encoder a share stays, of the last layer nothing; target network and optimizer start with the new one."""
+    args = sr_dqn.Args(hidden_dim=12, reset_kind=kind, shrink_factor=0.8)
+    sr_dqn.make_task(args)
+    obs, key = np.zeros((10, 10, 4), bool), jax.random.key(7)
+    old = sr_dqn.init_learner(args, jax.random.key(1), obs)
+    old, _ = sr_dqn.update(args, old, random_batch(sr_dqn, 7), 1)
+    fresh = sr_dqn.init_learner(args, key, obs)
+    new = sr_dqn.reset(args, key, old, obs)
+    before, drawn, after = plain(old.network), plain(fresh.network), plain(new.network)
+    for name, x in after.items():
+        share = 0.0 if name.startswith("out") else kept
+        np.testing.assert_allclose(x, share * before[name] + (1 - share) * drawn[name], atol=1e-6)
+    one, two = leaves(new.network), leaves(new.target_network)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert all(not x.any() for x in leaves(new.opt).values()) and any(x.any() for x in leaves(old.opt).values())
+
+
+def test_resets_come_when_due_and_draw_anew(sr_dqn):
+    """Ratio 1.5, every 60 updates: after steps 40 and 80, from fresh keys in each seed; the replay stays."""
+    args, env_step, state = begin(
+        sr_dqn, [1, 2], reset_interval=60, reset_kind="all", learning_starts=20, batch_size=16
+    )
+    heads, resets = [], []
+    for _ in range(100):
+        state = advance(sr_dqn, args, env_step, state, 1)
+        heads.append(np.asarray(state.learner.network["params"]["Dense_0"]["kernel"]))
+        resets.append(next(sr_dqn.metrics(args, state))["charts/resets"])
+    jumps = [i + 1 for i in range(1, 100) if np.abs(heads[i] - heads[i - 1]).max() > 0.2]
+    assert jumps == [41, 81] and [resets[i - 1] for i in (40, 41, 80, 81, 100)] == [0, 1, 1, 2, 2]
+    assert not np.allclose(heads[40][0], heads[40][1], atol=0.2) and not np.allclose(heads[40], heads[80], atol=0.2)
+    assert (np.asarray(state.stored) == 100).all()
+
+
+def test_a_linear_network_has_nothing_to_keep(sr_dqn):
+    """CartPole without a hidden layer: a reset, the first after step 40, renews the whole."""
+    options = {"env_id": "CartPole-v1", "hidden_dim": 0, "reset_interval": 60, "learning_starts": 20}
+    args, env_step, state = begin(sr_dqn, [1], **options)
+    for resets in (0, 1):
+        state = advance(sr_dqn, args, env_step, state, 40)
+        assert next(sr_dqn.metrics(args, state))["charts/resets"] == resets
+    old = jax.tree.map(lambda x: x[0], state.learner)
+    before, after = leaves(old.network), leaves(sr_dqn.reset(args, jax.random.key(0), old, state.obs[0]).network)
+    assert before.keys() == after.keys() and not any(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_without_resets_it_is_dqn(dqn, sr_dqn):
+    """To the bit: its keys are drawn beside the parent's."""
+    found = []
+    for script, options in ((dqn, {}), (sr_dqn, {"reset_interval": 0})):
+        args, env_step, state = begin(script, [1], **options)
+        state = advance(script, args, env_step, state, 100)
+        found.append(leaves((state.learner, state.replay)))
+    assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
+
+
+# MinAtar
+
+RANDOM = {  # mean return of uniformly random actions, six of them and the minimal ones, of MinAtar 1.0.15; their
+    "Breakout": (0.50, 0.37, 1500),  # episodes, 1500 or more, whose standard error is taken to be as ours would be
+    "Asterix": (0.52, 0.51, 1500),
+    "Seaquest": (0.10, 0.10, 1500),
+    "SpaceInvaders": (2.80, 4.04, 1500),
+    "Freeway": (0.14, 0.32, 150),
+}
+
+
+@pytest.mark.parametrize("game", RANDOM)
+def test_random_returns_of_minatar(dqn, game, monkeypatch):
+    """Within three standard errors of ours and theirs together, and the rounding of theirs."""
+    none = lambda args, network, obs: jnp.zeros(dqn.make_task(args)[0].num_actions)
+    monkeypatch.setattr(dqn, "q_values", none)  # every action is random: no value is looked at
+    *means, theirs = RANDOM[game]
+    for minimal, expected in zip((False, True), means, strict=True):
+        episodes = {"Freeway": 200, "Seaquest": 300}.get(game, 1000)
+        args = dqn.Args(env_id=f"{game}-MinAtar", minimal_actions=minimal, eval_e=1.0, eval_episodes=episodes)
+        dqn.make_task(args)
+        returns, lengths, _ = dqn.play(args, {}, jax.random.key(1))
+        error = np.std(returns) * (1 / len(returns) + 1 / theirs) ** 0.5
+        assert abs(np.mean(returns) - expected) < 3 * error + 0.005
+        assert (lengths == 2500).all() if game == "Freeway" else lengths.max() < args.eval_steps
+
+
+# The command
+
+
+@pytest.mark.parametrize("options, expected", [
+    ({"env_id": "Breakout-Minatar"}, "Breakout-MinAtar"),
+    ({"env_id": "Pendulum-v1"}, "no discrete actions"),
+    ({"env_id": "CartPole-v1", "minimal_actions": True}, "for MinAtar's games"),
+    ({"end_e": 1.5}, "--end-e cannot be 1.5"),
+    ({"target_interval": 0}, "--target-interval cannot be 0"),
+    ({"eps_in_sqrt": True, "optimizer": "adam"}, "--eps-in-sqrt needs --optimizer rmsprop"),
+    ({"buffer_size": 1_000_000_000}, "lower --buffer-size"),
+])  # fmt: skip
+def test_bad_input(options, expected, tmp_path, dqn, capfd):
+    options = SMALL_GYMNAX | {"runs_dir": tmp_path / "runs"} | options
+    said = run("dqn", expect=2, **options) if expected == "Breakout-MinAtar" else refused(dqn, capfd, **options)
+    assert expected in said and len(said.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
+
+
+def test_a_film_changes_nothing(tmp_path):
+    options = SMALL_GYMNAX | {"total_timesteps": 200, "num_seeds": 2, "eval_interval": 200, "eval_episodes": 1}
+    for name, more in (("one", {}), ("two", {"capture_video": True})):
+        run("dqn", **options | more | {"runs_dir": tmp_path / name})
+    for folder in (tmp_path / "one").iterdir():
+        other = tmp_path / "two" / folder.name
+        assert [x.name for x in (other / "videos").iterdir()] == ["step_0000000200.mp4"]
+        rows = [[x for x in (f / "metrics.csv").read_text().splitlines() if "SPS" not in x] for f in (folder, other)]
+        assert rows[0] == rows[1]
+        length = next(x for x in rows[0] if "eval/episodic_length" in x)
+        film = imageio.imread(other / "videos/step_0000000200.mp4", plugin="pyav")
+        assert film.shape == (float(length.split(",")[2]), 160, 160, 3) and np.ptp(film) > 100

@@ -1,0 +1,44 @@
+"""benchmark.sweep with suites of small jobs beside the real ones.
+
+python tests/helpers/small_sweep.py --suite small ...
+"""
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent.parent), str(HERE)]
+paths = [*sys.path[:2], os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # the jobs too find toy_envs.py
+
+from benchmark import jobs, sweep  # noqa: E402
+from benchmark.suites import SUITES, Suite  # noqa: E402
+
+FLAGS = {
+    "total-timesteps": 400,
+    "learning-starts": 50,
+    "buffer-size": 300,
+    "batch-size": 16,
+    "hidden-dim": 8,
+    "log-interval": 50,
+    "eval-interval": 100,
+    "eval-episodes": 2,
+    "checkpoint-interval": 50,
+}
+RESETS = {"sr_sac": {"reset-interval": 150}, "sr_dqn": {"reset-interval": 150}}
+
+
+def add_suites():
+    for name, tasks in {
+        "small": ("CartPole-v1", "Catch-bsuite"),
+        "one": ("toy_envs:Count-v0",),
+        "bad": ("toy_envs:Count-v0", "toy_envs:Crash-v0", "toy_envs:Stuck-v0"),
+    }.items():
+        SUITES[name] = Suite("for tests", dict.fromkeys(tasks, (0.0, 1000.0)), FLAGS, (100, 400), RESETS)
+
+
+if __name__ == "__main__":
+    add_suites()
+    jobs.GRACE_S = 5
+    sweep.main()

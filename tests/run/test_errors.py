@@ -1,0 +1,196 @@
+"""Bad input: one clear line, exit code 2, nothing lost and nothing half-written."""
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from common import SMALL, command, environment, refused, run
+
+BAD = {
+    "a task nobody knows": ({"env_id": "CheetaRun-v1"}, "CheetahRun-v1"),
+    "a module nobody has": ({"env_id": "nowhere:Task-v0"}, "cannot be made"),
+    "discrete actions": ({"env_id": "toy_envs:Switch-v0"}, "SAC needs continuous"),
+    "discrete actions in EnvPool": ({"env_id": "Pong-v5"}, "SAC needs continuous"),
+    "actions without bounds": ({"env_id": "toy_envs:Unbounded-v0"}, "with bounds"),
+    "ratio 0": ({"replay_ratio": 0}, "--replay-ratio cannot be 0"),
+    "ratio -1": ({"replay_ratio": -1}, "--replay-ratio cannot be -1"),
+    "ratio abc": ({"replay_ratio": "abc"}, "abc"),
+    "ratio nan": ({"replay_ratio": "nan"}, "--replay-ratio cannot be nan"),
+    "ratio of many digits": ({"replay_ratio": 0.123456789}, "too many digits"),
+    "a batch larger than the warm-up": ({"batch_size": 51}, "--batch-size 51"),
+    "a batch larger than the replay": ({"buffer_size": 15}, "--batch-size 16"),
+    "learning after the end": ({"learning_starts": 401}, "--learning-starts"),
+    "no seeds": ({"num_seeds": 0}, "--num-seeds cannot be 0"),
+    "a negative seed": ({"seed": -1}, "--seed cannot be -1"),
+    "seeds beyond 32 bits": ({"seed": 2**31 - 1, "num_seeds": 2}, "--seed cannot be 2147483647"),
+    "a discount above 1": ({"gamma": 1.5}, "--gamma cannot be 1.5"),
+    "an uneven evaluation interval": ({"eval_interval": 75}, "multiples of --log-interval"),
+    "a replay larger than memory": ({"buffer_size": 2_000_000_000}, "lower --buffer-size"),
+    "a folder that cannot be": ({"runs_dir": "/proc/nowhere"}, "cannot use /proc/nowhere"),
+}
+
+
+# As their user meets them: what tyro, a library and the last lines of the file have to do with it is seen, too.
+WHOLE = ("ratio abc", "a folder that cannot be", "discrete actions", "a replay larger than memory", "no seeds")
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case, tmp_path, sr_sac, capfd):
+    options, expected = BAD[case]
+    options = SMALL | {"runs_dir": tmp_path / "runs"} | options
+    said = run("sr_sac", expect=2, **options) if case in WHOLE else refused(sr_sac, capfd, **options)
+    assert expected in said
+    assert "Traceback" not in said
+    if "abc" not in case:  # tyro's own message is a box
+        assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    run("sac", **SMALL | {"runs_dir": folder, "total_timesteps": 100, "eval_interval": 0})
+    return folder
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_folder_of_another_run(finished):
+    options = SMALL | {"runs_dir": finished, "total_timesteps": 100, "eval_interval": 0}
+    before = contents(finished)
+    said = run("sac", expect=2, **options | {"batch_size": 20, "tau": 0.1})
+    assert "batch_size 16 (now 20)" in said and "tau 0.005 (now 0.1)" in said and "--overwrite" in said
+    assert contents(finished) == before
+    said = run("sac", "--evaluate", "--overwrite", expect=2, **options | {"batch_size": 20})
+    assert "batch_size 16 (now 20)" in said and contents(finished) == before
+    said = run("sac", expect=2, **options | {"batch_size": 20, "seed": 2, "num_seeds": 3})
+    assert "batch_size" in said and contents(finished) == before, "a folder was made before all were looked at"
+
+
+def test_folder_of_something_else(finished, tmp_path):
+    folder = tmp_path / "CartpoleSwingup-v1__sac__rr1.5__1"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("precious")
+    for words in ((), ("--overwrite",)):
+        said = run("sac", *words, expect=2, **SMALL | {"runs_dir": tmp_path})
+        assert "holds no run" in said and (folder / "thesis.txt").read_text() == "precious"
+    assert not (tmp_path / "CartpoleSwingup-v1__sac__rr1.5__2").exists()
+
+
+def test_overwrite(finished, tmp_path):
+    """--overwrite starts anew, with other arguments if so wished."""
+    shutil.copytree(finished, tmp_path / "runs")
+    options = SMALL | {"runs_dir": tmp_path / "runs", "total_timesteps": 100, "eval_interval": 0, "batch_size": 20}
+    said = run("sac", "--overwrite", **options)
+    assert "from step 0 to 100" in said
+    assert run("sac", **options).count("is finished") == 2
+    folder = tmp_path / "runs" / "CartpoleSwingup-v1__sac__rr1.5__1"
+    assert '"batch_size": 20' in (folder / "args.json").read_text()
+
+
+def test_overwrite_of_a_run_that_goes_on(finished, tmp_path):
+    """One folder of two is held by another process: neither loses anything."""
+    shutil.copytree(finished, tmp_path / "runs")
+    options = SMALL | {"runs_dir": tmp_path / "runs", "total_timesteps": 100, "eval_interval": 0}
+    before = contents(tmp_path / "runs")
+    held = os.open(tmp_path / "runs" / "CartpoleSwingup-v1__sac__rr1.5__2", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    said = run("sac", "--overwrite", expect=2, **options)
+    os.close(held)
+    assert "another process is at work in" in said and contents(tmp_path / "runs") == before
+
+
+def test_a_checkpoint_of_another_version(finished, tmp_path):
+    """One that lacks an array is not taken for a damaged one, which the next start would delete."""
+    shutil.copytree(finished, tmp_path / "runs")
+    newest = sorted((tmp_path / "runs" / "CartpoleSwingup-v1__sac__rr1.5__2").glob("checkpoint_*.npz"))[-1]
+    arrays = dict(np.load(newest))
+    del arrays["stored"]
+    np.savez(newest, **arrays)
+    before = contents(tmp_path / "runs")
+    options = SMALL | {"runs_dir": tmp_path / "runs", "total_timesteps": 200, "eval_interval": 0}
+    said = run("sac", expect=2, **options)
+    assert "rr1.5__2 is of another version" in said and len(said.strip().splitlines()) == 1
+    assert contents(tmp_path / "runs") == before
+
+
+def test_a_checkpoint_with_other_shapes(sac, tmp_path, capsys):
+    """As of a copy in which a layer was widened: only what a ring holds may be less, nothing is filled up."""
+    state = {"learner": {"bias": np.zeros((2, 5))}, "replay": {"reward": np.zeros((2, 9))}, "step": np.array(0)}
+    folders, made = [tmp_path / "1", tmp_path / "2"], []
+    init = lambda: made.append(0) or state
+
+    def saved(size, rows=(3,)):
+        for i, folder in enumerate(folders):
+            folder.mkdir(exist_ok=True)
+            own = {"learner/bias": np.full(size, 7.0 + i), "replay/reward": np.full(rows, 1.0 + i), "step": np.array(3)}
+            np.savez(folder / "checkpoint_0000000003.npz", **own)
+        return contents(tmp_path)
+
+    saved((5,))
+    step, found = sac.restore(folders, init)
+    assert step == found["step"] == 3 and made == [0], "a replay for its shapes alone"
+    assert found["learner"]["bias"].tolist() == [[7.0] * 5, [8.0] * 5]
+    assert found["replay"]["reward"].tolist() == [[1.0] * 3 + [0.0] * 6, [2.0] * 3 + [0.0] * 6]
+    for size, rows in [(size, (3,)) for size in ((4,), (1,), (6,), (5, 1), ())] + [((5,), (3, 2))]:
+        before = saved(size, rows)
+        with pytest.raises(SystemExit) as error:
+            sac.restore(folders, init)
+        said = capsys.readouterr().err
+        assert error.value.code == 2 and "1 is of another version" in said, said
+        assert ("replay/reward" if len(rows) > 1 else "learner/bias") in said
+        assert contents(tmp_path) == before
+
+
+def test_nothing_to_evaluate(tmp_path):
+    said = run("sac", "--evaluate", expect=2, **SMALL | {"runs_dir": tmp_path / "runs"})
+    assert "no checkpoint to evaluate" in said and not (tmp_path / "runs").exists()
+
+
+def test_two_processes_on_one_folder(tmp_path):
+    options = SMALL | {"runs_dir": tmp_path, "total_timesteps": 1_000_000}
+    process = subprocess.Popen(
+        command("sac", **options), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while not list(tmp_path.glob("*__2/checkpoint*")):
+            time.sleep(0.1)
+            assert process.poll() is None
+        said = run("sac", expect=2, **options)
+        assert "another process" in said
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_a_loss_that_explodes(tmp_path):
+    """NaN or infinity: the step and the seed are named, and the last good checkpoint stays."""
+    options = SMALL | {"env_id": "toy_envs:Overflow-v0", "runs_dir": tmp_path, "eval_interval": 0}
+    said = run("sac", expect=2, **options)
+    step = int(re.search(r"in step (\d+) of seed \d a loss was NaN or infinite", said)[1])
+    assert 120 < step <= 150 and "step 100 is kept" in said and "Traceback" not in said
+    folder = tmp_path / "toy_envs:Overflow-v0__sac__rr1.5__1"
+    assert max(path.name for path in folder.glob("checkpoint*")) == "checkpoint_0000000100.npz"
+
+
+def test_a_full_disk(finished, tmp_path):
+    """No room for a checkpoint: the last good one is kept and named, nothing half-written stays, the run goes on."""
+    shutil.copytree(finished, tmp_path / "runs")
+    options = SMALL | {"runs_dir": tmp_path / "runs", "total_timesteps": 200, "eval_interval": 0}
+    size = max(path.stat().st_size for path in (tmp_path / "runs").rglob("checkpoint*"))
+    limited = ["bash", "-c", f'ulimit -f {size // 2048}; exec "$@"', "-", *command("sac", **options)]
+    done = subprocess.run(limited, capture_output=True, text=True, env=environment(), timeout=600)
+    assert done.returncode == 2, done.stderr
+    assert "what was saved is kept" in done.stderr and "Traceback" not in done.stderr
+    for folder in (tmp_path / "runs").iterdir():
+        names = sorted(path.name for path in folder.iterdir())
+        assert not [name for name in names if name.endswith(".tmp")] and "checkpoint_0000000100.npz" in names
+    assert "from step 100 to 200" in run("sac", **options)

@@ -1,0 +1,221 @@
+"""Killed at any moment and started again, a run ends with the bits of one that was never disturbed.
+
+KILLS=30 python -m pytest tests/run/test_resume.py
+stops every script as often at random moments; for time, the default is once, and six scripts that differ in what they
+keep.
+"""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from common import ROOT, SCRIPTS, SMALL, assert_same, command, environment, flags, results, run, small, table
+
+KILLS = int(os.environ.get("KILLS", 1))
+STOPPED = SCRIPTS if "KILLS" in os.environ else ["sac", "sr_sac", "dqn", "rainbow", "der", "sr_spr"]
+OPTIONS = {script: small(script) for script in SCRIPTS}
+RESETS = {"reset_interval": 150}  # at 100, 200 and 300 steps; those of sr_spr and bbf are at 67 and 134
+OPTIONS |= {script: OPTIONS[script] | RESETS for script in ("sr_sac", "sr_dqn")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Results of the scripts left alone."""
+    found = {}
+
+    def get(script):
+        if script not in found:
+            folder = tmp_path_factory.mktemp(script)
+            run(script, runs_dir=folder, **OPTIONS[script])
+            found[script] = results(folder)
+        return found[script]
+
+    return get
+
+
+def die(script, act, count, **options):
+    words = [
+        sys.executable,
+        str(ROOT / "tests" / "helpers" / "kill_inside.py"),
+        script,
+        act,
+        str(count),
+        *flags(**options),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=600)
+    assert done.returncode == -signal.SIGKILL, f"{act} {count} did not happen: {done.stdout}{done.stderr}"
+
+
+def test_killed_inside_its_acts(undisturbed, tmp_path):
+    """One run, killed again and again where it hurts: within a checkpoint, between those of two seeds, between them and
+    the clean-up, in an evaluation, in a log, between two seeds' logs; then with half a row and half an action at the
+    ends of its files."""
+    options = OPTIONS["sr_sac"] | {"runs_dir": tmp_path}
+    die("sr_sac", "savez", 2, **options)  # the very first checkpoint, of the second seed
+    die("sr_sac", "savez", 6, **options)  # steps 0 and 50 are whole, at 100 only the first seed is
+    die("sr_sac", "evaluate", 1, **options)
+    # The files that take their places, of both seeds each: args.json, metrics.csv at the start and of a log, actions.
+    die("sr_sac", "renamed", 5, **options)  # the first seed has logged, the second one has not
+    die("sr_sac", "renamed", 10, **options)  # then run.json and checkpoint of the first seed
+    die("sr_sac", "renamed", 12, **options)  # and of the second: the clean-up is still to come
+    held = [sorted(path.name for path in folder.glob("checkpoint*")) for folder in tmp_path.iterdir()]
+    assert held == [[f"checkpoint_{step:010d}.npz" for step in (0, 50, 100)]] * 2
+    die("sr_sac", "log", 120, **options)
+    die("sr_sac", "unlink", 9, **options)
+    for folder in tmp_path.iterdir():
+        with open(folder / "metrics.csv", "a") as file:
+            file.write("350,losses/alpha,0.5\n4")
+        with open(folder / "actions.f32", "ab") as file:
+            file.write(b"\0" * 7)
+    said = run("sr_sac", **options)
+    assert "from step" in said and "from step 0" not in said
+    assert_same(results(tmp_path), undisturbed("sr_sac"))
+
+
+def newest(folder):
+    """Step of the newest checkpoint that all seeds of a folder have; -1 if there is none."""
+    steps = [{int(path.stem[-10:]) for path in run.glob("checkpoint_*.npz")} for run in folder.iterdir()]
+    return max(set.intersection(*steps), default=-1) if steps else -1
+
+
+def stopped_copy(process, runs, copy):
+    """What the disk holds when the process is stopped, all its threads, in the midst of whatever it does."""
+    process.send_signal(signal.SIGSTOP)
+    states = None
+    while states != {"T"}:
+        assert process.poll() is None
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            threads = Path(f"/proc/{process.pid}/task").glob("*/stat")
+            states = {path.read_text().rpartition(")")[2].split()[0] for path in threads}
+    shutil.copytree(runs, copy)
+    process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("script", STOPPED)
+def test_killed_at_random_moments(script, tmp_path):
+    """A run is stopped while it learns, and what its folders hold then is what SIGKILL would leave: gone on from there,
+    it ends as the run itself does, which is let go."""
+    dice, options = random.Random(script), OPTIONS[script]
+    steps = options["total_timesteps"]
+    for kill in range(KILLS):
+        whole, copy = tmp_path / f"whole_{kill}", tmp_path / f"copy_{kill}"
+        whole.mkdir()
+        words = command(script, **options, runs_dir=whole)
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, env=environment())
+        try:
+            after = dice.randrange(0, steps // 2 + 1, 50)
+            while newest(whole) < after:
+                assert process.poll() is None
+                time.sleep(0.005)
+            time.sleep(dice.uniform(0, 0.1))
+            stopped_copy(process, whole, copy)
+            assert process.wait() == 0
+        finally:
+            process.kill()
+        at = newest(copy)
+        assert after <= at < steps and not [*copy.glob("*/done")], "over before it could be stopped"
+        said = run(script, **options, runs_dir=copy)
+        assert f"from step {at:,} to {steps}" in said
+        assert_same(results(copy), results(whole))
+
+
+def test_stopped_politely(undisturbed, tmp_path):
+    """SIGTERM: the run saves, says how to go on, exits as signals do, and goes on to the same bits."""
+    options = OPTIONS["sr_sac"] | {"runs_dir": tmp_path, "checkpoint_interval": 0}
+    process = subprocess.Popen(
+        command("sr_sac", **options), stdout=subprocess.PIPE, text=True, env=environment(), stderr=subprocess.DEVNULL
+    )
+    csv = tmp_path / "CartpoleSwingup-v1__sr_sac__rr1.5__2" / "metrics.csv"
+    while not csv.exists() or "\n50," not in csv.read_text():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on" in said
+    run("sr_sac", **options)
+    assert_same(results(tmp_path), undisturbed("sr_sac"))
+
+
+def test_more_steps_later(undisturbed, tmp_path):
+    """A finished run is left alone; with a higher --total-timesteps it goes on, as if it had never ended."""
+    options = OPTIONS["sr_sac"] | {"runs_dir": tmp_path}
+    die("sr_sac", "savez", 12, **options | {"total_timesteps": 230})  # the last checkpoint, of the second seed
+    said = run("sr_sac", **options | {"total_timesteps": 230})
+    assert "from step 200 to 230 with seeds [1, 2]" in said, "the first seed's run was not at its end yet"
+    folder = tmp_path / "CartpoleSwingup-v1__sr_sac__rr1.5__1"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name not in ("done", "args.json")}
+    assert "is finished" in run("sr_sac", **options | {"total_timesteps": 230})
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name not in ("done", "args.json")}
+    assert before == after
+    run("sr_sac", **options)
+    assert_same(results(tmp_path), undisturbed("sr_sac"))
+
+    # TensorBoard's events are those of metrics.csv, once each, over all the starts.
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0, "scalars": 0}).Reload()
+    rows = table(folder, timing=True)
+    for tag in {tag for _, tag, _ in rows}:
+        held = [(event.step, float(np.asarray(event.tensor_proto.float_val)[0])) for event in events.Tensors(tag)]
+        assert held == [(step, pytest.approx(float(value), rel=1e-6)) for step, name, value in rows if name == tag]
+
+    # --evaluate plays the newest checkpoint as the run did, prints it, and changes nothing.
+    files = {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
+    said = run("sr_sac", "--evaluate", **options)
+    assert files == {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
+    for seed in (1, 2):
+        rows = table(folder.parent / f"CartpoleSwingup-v1__sr_sac__rr1.5__{seed}")
+        value = next(float(value) for step, tag, value in rows if (step, tag) == (400, "eval/episodic_return"))
+        assert f"seed {seed}, step 400: episodic_return {value:.1f}" in said
+
+    # A damaged newest checkpoint: said, and the one before is taken; the end is the same.
+    newest = sorted(folder.glob("checkpoint_*.npz"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    said = run("sr_sac", **options | {"total_timesteps": 450})
+    assert "step 400 is damaged" in said and "from step 350" in said
+    run("sr_sac", **options | {"total_timesteps": 450, "runs_dir": tmp_path / "new"})
+    assert_same(results(tmp_path), results(tmp_path / "new"))
+
+    # All checkpoints damaged: an error, not a silent start from zero.
+    for path in folder.glob("checkpoint_*.npz"):
+        path.write_bytes(path.read_bytes()[:1000])
+    said = run("sr_sac", expect=2, **options | {"total_timesteps": 500})
+    assert "no whole checkpoint" in said and "--overwrite" in said
+
+
+def test_partly_done(tmp_path):
+    """Seeds that are done are left alone, the rest goes on; seeds at different steps are not mixed up."""
+    options = SMALL | {"runs_dir": tmp_path, "num_seeds": 1, "seed": 2, "total_timesteps": 150, "eval_interval": 0}
+    run("sac", **options)
+    said = run("sac", **options | {"seed": 1, "num_seeds": 3})
+    assert said.count("is finished") == 1 and "with seeds [1, 3]" in said
+    said = run("sac", expect=2, **options | {"seed": 3, "num_seeds": 2, "total_timesteps": 200})
+    assert "no whole checkpoint is common" in said
+    folder = tmp_path / "CartpoleSwingup-v1__sac__rr1.5__3"
+    assert json.loads((folder / "run.json").read_text())[-1]["layout"]["seeds"] == [1, 3]
+    assert (folder / "done").exists() and sorted(folder.glob("checkpoint_*"))[-1].name == "checkpoint_0000000150.npz"
+
+
+def test_a_task_that_does_not_repeat(tmp_path):
+    """A Gymnasium task resumes exactly where its replayed actions lead back, and says so where they do not."""
+    options = SMALL | {"total_timesteps": 100, "eval_interval": 0, "learning_starts": 100, "runs_dir": tmp_path}
+    for task, code in (("Count", 0), ("Clock", 2)):
+        options |= {"env_id": f"toy_envs:{task}-v0"}
+        run("sac", **options)
+        said = run("sac", expect=code, **options | {"total_timesteps": 150})
+        assert ("does not repeat itself" in said) == (task == "Clock")
+    shutil.rmtree(tmp_path / "toy_envs:Clock-v0__sac__rr1.5__1")
+    shutil.rmtree(tmp_path / "toy_envs:Clock-v0__sac__rr1.5__2")
+    options |= {"env_id": "toy_envs:Count-v0", "total_timesteps": 150, "runs_dir": tmp_path / "whole"}
+    run("sac", **options)
+    assert_same(results(tmp_path), results(tmp_path / "whole"))
