@@ -344,17 +344,19 @@ def provenance(runs):
     commits, machines, versions = {}, {}, {}
     for run in runs:
         for start in run["starts"]:
-            layout = start.get("layout", start | start.get("versions", {}))
+            # Older runs have `layout` for it; the oldest have versions, and all else beside them.
+            made = start.get("provenance") or start.get("layout") or start | start.get("versions", {})
             commit = start["commit"]
             date = commit_date(commit)
             commits[
                 f"{commit[:7] or 'unknown'}{'-dirty' if 'dirty' in commit else ''}" + (f" ({date})" if date else "")
             ] = 1
-            cpu, device, threads = layout.get("cpu", ""), layout["device"], layout["threads"]
+            cpu, device, threads = made.get("cpu", ""), made["device"], made["threads"]
             where = cpu if device == "cpu" or not cpu else f"{device}, {cpu}" if device != cpu else cpu
             machines[f"{where or device}, {threads} thread{'s' * (threads > 1)} a run"] = 1
-            player = "gymnax" if "MinAtar" in run["args"].get("env_id", "") and "gymnax" in layout else "envpool"
-            versions[f"jax {layout['jax']}, {player.replace('envpool', 'EnvPool')} {layout[player]}"] = 1
+            on_minatar = "MinAtar" in run["args"].get("env_id", "") and "gymnax" in made
+            player = "gymnax" if on_minatar or "envpool" not in made else "envpool"
+            versions[f"jax {made['jax']}, {player.replace('envpool', 'EnvPool')} {made[player]}"] = 1
     return f"Commit {', '.join(commits)}; {'; '.join(machines)}; {'; '.join(versions)}."
 
 
@@ -365,7 +367,7 @@ def script_of(run):
 
 def resets_within(run):
     """Resets that a run saw, from its arguments: those due before its last step."""
-    args, last = run["args"], run["starts"][-1]["to_step"] - 1
+    args, last = run["args"], max(start.get("to_step", 0) for start in run["starts"]) - 1
     if not args.get("reset_interval"):
         return args.get("reset_interval")
     due = lambda step: int(step * args["replay_ratio"] // args["reset_interval"])
@@ -385,7 +387,7 @@ def expect_table(name):
         curves, runs = committed(suite)
         rows, used, resetting = [], [], False
         for (algo, ratio, env), seeds in sorted(curves.items(), key=lambda item: (item[0][2], item[0][1], item[0][0])):
-            folders = [f"{env}__{algo}__rr{ratio:g}__{seed}".replace("/", "-") for seed in seeds]
+            folders = [re.sub(r"[^\w.-]", "-", f"{env}__{algo}__rr{ratio:g}__{seed}", flags=re.A) for seed in seeds]
             for folder in folders:
                 if folder not in runs:
                     raise DocsError(f"benchmark/results/{suite}/run.json lacks {folder}, which curves.csv has")
@@ -398,7 +400,7 @@ def expect_table(name):
             values = [*whole.values()]
             used += own
             returned = number(fmean(values)) + (f" ± {number(stdev(values))}" if len(values) > 1 else "")
-            minutes = [sum(start["wall_s"] for start in run["starts"]) / 60 for run in own]
+            minutes = [sum(start.get("wall_s", 0) for start in run["starts"]) / 60 for run in own]
             took = f"{min(minutes):.0f} to {max(minutes):.0f}" if len(minutes) > 1 else f"{minutes[0]:.0f}"
             resets = resets_within(own[0])
             resetting |= resets is not None

@@ -1,6 +1,6 @@
 """How densely the scripts are written: lines of each band, tokens per line of code, habits that make a line hard to read.
 
-    python tools/density.py [FILE ...]  one row a file, of algos/ if none is named; exit code 1 if a limit is passed
+    python tools/density.py [FILE ...]  one row a file, by default of algos/; exit code 1 if a limit is passed
 
 Tokens are counted in lines of code outside of imports, docstrings and `Args`; comments count for nothing. A reader who
 knows the field reads a line of 8 to 10 tokens at a glance, and stops at one of 25.

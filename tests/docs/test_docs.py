@@ -213,8 +213,10 @@ def test_a_request_that_nothing_answers_ends_the_build():
     assert hooks.render("a\n\n    <!-- scripts -->\n").count("](algos/") == len(SCRIPTS)
 
 
-def test_results_are_those_of_the_tables(tmp_path, monkeypatch):
-    """A small suite's committed files: scores, intervals, minutes, resets and provenance by hand."""
+@pytest.mark.parametrize("version", ["layout", "provenance", "versions"])
+def test_results_are_those_of_the_tables(version, tmp_path, monkeypatch):
+    """A small suite's committed files: scores, intervals, minutes, resets and provenance by hand, also of runs that
+    older scripts made."""
     for read in (hooks.suites, hooks.scripts):
         read()  # the project's, once, whichever test comes first
     monkeypatch.setattr(hooks, "ROOT", tmp_path)
@@ -224,8 +226,10 @@ def test_results_are_those_of_the_tables(tmp_path, monkeypatch):
     for seed, value in ((1, 100), (2, 130), (3, 70)):
         for step, more in ((5_000, 900), (10_000, -10), (30_000, 10)):
             rows.append(f"dmc_cpu,sr_sac,16,WalkerRun-v1,{seed},{step},eval/episodic_return,{value + more}")
-        layout = {"device": "cpu", "cpu": "A CPU", "threads": 1, "jax": "1", "envpool": "2"}
-        start = {"command": "algos/sr_sac.py --seed 1", "commit": "0123456789", "layout": layout, "from_step": 0}
+        machine = {"device": "cpu", "cpu": "A CPU", "threads": 1}
+        made = {"jax": "1", "envpool": "2"} | (machine if version != "versions" else {})
+        start = {"command": "algos/sr_sac.py --seed 1", "commit": "0123456789", version: made, "from_step": 0}
+        start |= machine if version == "versions" else {}
         args = {"exp_name": "sr_sac", "env_id": "WalkerRun-v1", "seed": seed, "replay_ratio": 16.0}
         args |= {"reset_interval": 128_000}
         runs[f"WalkerRun-v1__sr_sac__rr16__{seed}"] = {
