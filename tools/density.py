@@ -1,4 +1,4 @@
-"""How densely the scripts are written: lines of each band, tokens per line of code, habits that make a line hard to read.
+"""How densely the scripts are written: lines of each band, tokens per line of code, habits that are hard to read.
 
     python tools/density.py [FILE ...]  one row a file, by default of algos/; exit code 1 if a limit is passed
 
