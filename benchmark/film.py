@@ -5,11 +5,14 @@ there becomes an mp4: MuJoCo and Gymnasium's tasks as they are rendered, every s
 sees them; MinAtar's with a color for each channel. Nothing else is written. Needs requirements-film.txt.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import importlib.util
 import shlex
 import sys
+import unittest.mock
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -102,6 +105,7 @@ def load_learner(script, args, path):
         require(False, f"{path} is of another version of {args.exp_name}, without {error}; use its script")
     except Exception as error:  # damage shows as an error of the zip file, of its compression, of NumPy, ...
         require(False, f"{path} is damaged: {error}")
+    env.close()
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
@@ -109,165 +113,162 @@ def load_learner(script, args, path):
 
 
 class Recording:
-    """The pictures of some episodes, and how many are shown in a second."""
+    """The pictures of episodes, one film for each, and how many are shown in a second."""
 
-    def __init__(self, episodes):
-        self.films = [[] for _ in range(episodes)]
+    def __init__(self):
+        self.films = []
         self.fps = GAME_FPS
 
+    def begin(self, count):
+        """-> the numbers of the next episodes."""
+        first = len(self.films)
+        self.films += [[] for _ in range(count)]
+        return range(first, first + count)
+
     def add(self, episode, picture):
-        if episode < len(self.films) and len(self.films[episode]) < MOST_FRAMES:
+        if len(self.films[episode]) < MOST_FRAMES:
             self.films[episode].append(np.array(picture))
 
 
 class Instead:
-    """A module or an object with some attributes replaced."""
+    """A pool with some of its methods replaced."""
 
-    def __init__(self, original, **replaced):
-        self._original = original
-        self.__dict__.update(replaced)
+    def __init__(self, pool, **methods):
+        self.pool = pool
+        self.__dict__ |= methods
 
     def __getattr__(self, name):
-        return getattr(self._original, name)
+        return getattr(self.pool, name)
 
 
-def render_pool(pool, recording, draw):
-    """The pool, recording what `draw(i)` shows of each environment, every second step until its episode ends."""
-    count = len(recording.films)
-    going = np.ones(count, bool)
+def rendered(pool, recording, draw):
+    """A pool of new episodes that records what `draw(i)` shows of each, every second step until it ends."""
+    episodes = recording.begin(pool.num_envs)
+    going = np.ones(pool.num_envs, bool)
     steps = 0
+    recording.fps = pool.metadata.get("render_fps", 50) / EVERY
 
     def step(action):
         nonlocal steps
-        if steps % EVERY == 0:
-            for i in np.flatnonzero(going):
-                recording.add(i, draw(i))
-        steps += 1
+        for i in np.flatnonzero(going) if steps % EVERY == 0 else []:
+            recording.add(episodes[i], draw(i))
         results = pool.step(action)
         _, _, terminated, truncated, _ = results
-        going[:] &= ~(terminated | truncated)[:count]
+        going[:] &= ~(terminated | truncated)
+        steps += 1
         return results
 
-    recording.fps = pool.metadata.get("render_fps", 50) / EVERY
     return Instead(pool, step=step)
 
 
-def frame_pool(pool, recording):
-    """The pool, recording its frames, each four times as wide and high; for all ways to step it."""
-    ended = set()
-
-    def keep(obs, info, ends):
-        for i, frame, end in zip(info["env_id"], obs[:, -1], ends, strict=True):
-            if i not in ended:
-                recording.add(i, frame.repeat(4, 0).repeat(4, 1))
-            if end:
-                ended.add(i)
-
-    def reset(*given, **options):
-        obs, info = pool.reset(*given, **options)
-        keep(obs, info, np.zeros(len(obs), bool))
-        return obs, info
-
-    def step(*given):
-        results = pool.step(*given)
-        obs, _, terminated, truncated, info = results
-        keep(obs, info, terminated | truncated)
-        return results
+def framed(pool, recording):
+    """An asynchronous pool of new episodes that records their frames, each four times as wide and high."""
+    episodes = recording.begin(pool.config["num_envs"])
 
     def recv():
         results = pool.recv()
-        obs, _, terminated, truncated, info = results
-        keep(obs, info, terminated | truncated)
+        frames, *_, info = results
+        for i, frame in zip(info["env_id"], frames[:, -1], strict=True):
+            recording.add(episodes[i], frame.repeat(4, 0).repeat(4, 1))
         return results
 
-    return Instead(pool, reset=reset, step=step, recv=recv)
+    return Instead(pool, recv=recv)
 
 
-def record_envpool(script, recording):
-    """Lets the script make pools of EnvPool that record."""
+def make_envpool(recording, make, env_id, **options):
+    """EnvPool's `make`, of a pool that records."""
+    if envpool_kind(env_id) == "envpool.atari":
+        return framed(make(env_id, **options), recording)
+    load_egl()
+    options |= {"render_mode": "rgb_array", "render_width": WIDTH, "render_height": HEIGHT}
+    try:
+        trial = make(env_id, **options)
+        camera = 0 if hasattr(trial.observation_space, "spaces") else None  # DeepMind Control's first follows the robot
+        trial.reset()
+        trial.render(0, camera)
+        trial.close()
+    except Exception as error:
+        require(False, f"{env_id} cannot be filmed {NO_EGL}: {error}")
+    pool = make(env_id, **options)
+    return rendered(pool, recording, lambda i: pool.render(int(i), camera)[0])
+
+
+def envpool_kind(env_id):
     import envpool
 
-    def make(env_id, *given, **options):
-        if envpool.registration.registry.specs[env_id][0] == "envpool.atari":
-            return frame_pool(envpool.make(env_id, *given, **options), recording)
-        for library in Path(envpool.__file__).parents[1].glob("envpool.libs/libEGL*"):
-            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)  # it is loaded already, but not where MuJoCo looks for it
-        picture = {"render_mode": "rgb_array", "render_width": WIDTH, "render_height": HEIGHT}
-        try:
-            pool = envpool.make(env_id, *given, **options | picture)
-            # DeepMind Control's first camera follows the robot; Gym's tasks have a view of their own.
-            camera = 0 if hasattr(pool.observation_space, "spaces") else None
-            pool.reset()
-            pool.render(0, camera)  # a first try, which says what is wrong
-        except Exception as error:
-            require(False, f"{env_id} cannot be filmed {NO_EGL}: {error}")
-        pool = envpool.make(env_id, *given, **options | picture)
-        return render_pool(pool, recording, lambda i: pool.render(i, camera)[0])
-
-    script.envpool = Instead(envpool, make=make)
+    return envpool.registration.registry.specs[env_id][0]
 
 
-def record_gymnasium(script, recording):
-    """Lets the script make pools of Gymnasium that record."""
-    import gymnasium
+def load_egl():
+    """Brings EnvPool's library for pictures to where MuJoCo looks for it; importing EnvPool loads it elsewhere."""
+    import envpool
 
-    def make_vec(env_id, **options):
-        try:
-            pool = gymnasium.make_vec(env_id, **options, render_mode="rgb_array")
-            pool.reset(seed=0)
-            require(pool.envs[0].render() is not None, f"{env_id} cannot be filmed: it has no picture")
-        except Exception as error:
-            require(False, f"{env_id} cannot be filmed {NO_EGL}: {error}")
-        return render_pool(pool, recording, lambda i: pool.envs[i].render())
-
-    script.gymnasium = Instead(gymnasium, make_vec=make_vec)
+    for library in Path(envpool.__file__).parents[1].glob("envpool.libs/libEGL*"):
+        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
 
 
-def record_gymnax(script, recording):
-    """Lets the script play its evaluation step by step, recording MinAtar's images."""
-    colors = np.random.default_rng(7).integers(64, 256, (16, 3), np.uint8)  # one for each channel
+def make_gymnasium(recording, make_vec, env_id, **options):
+    """Gymnasium's `make_vec`, of a pool that records."""
+    try:
+        pool = make_vec(env_id, **options, render_mode="rgb_array")
+        pool.reset(seed=0)
+        require(pool.envs[0].render() is not None, f"{env_id} cannot be filmed: it has no picture")
+    except Exception as error:
+        require(False, f"{env_id} cannot be filmed {NO_EGL}: {error}")
+    return rendered(pool, recording, lambda i: pool.envs[i].render())
 
-    def picture(obs):
-        obs = np.asarray(obs)
-        require(obs.ndim == 3, "this task cannot be filmed: its observations are no images")
-        return (obs[..., None] * colors[: obs.shape[-1]]).max(-2).repeat(16, 0).repeat(16, 1)
 
-    @partial(jax.jit, static_argnums=0)
-    def step(args, network, env, obs, key):
+COLORS = np.random.default_rng(7).integers(64, 256, (16, 3), np.uint8)  # of MinAtar's channels
+
+
+def image(obs):
+    """MinAtar's observation (height, width, channels) in colors, each of its cells 16 pixels wide and high."""
+    require(obs.ndim == 3, "this task cannot be filmed: its observations are no images")
+    return (obs[..., None] * COLORS[: obs.shape[-1]]).max(-2).repeat(16, 0).repeat(16, 1)
+
+
+def play_gymnax(script, recording, args, networks, keys):
+    """What the script's `play` returns for one seed, whose episodes are played step by step and recorded."""
+
+    @jax.jit
+    def step(network, env, obs, key):
         key, act_key = jax.random.split(key)
         action = script.act(script.q_values(args, network, obs), act_key, args.eval_e)
         env, (_, reward, terminated, truncated, obs) = script.env_step(args, env, action)
         return env, obs, key, reward, terminated | truncated
 
-    def play_episode(args, network, key, episode):
-        reset_key, key = jax.random.split(key)
+    network = jax.tree.map(lambda x: x[0], networks)
+    episodes = recording.begin(keys.shape[1])
+    returns = np.zeros(keys.shape, np.float32)
+    lengths = np.zeros(keys.shape, int)
+    for i, episode in enumerate(episodes):
+        reset_key, key = jax.random.split(keys[0, i])
         env, obs = jax.jit(partial(script.env_reset, args))(reset_key)
-        total = np.float32(0)
-        for length in range(1, args.eval_steps + 1):
-            recording.add(episode, picture(obs))
-            env, obs, key, reward, done = step(args, network, env, obs, key)
-            total += np.float32(reward)
-            if done:
-                break
-        return total, length
-
-    def play(args, networks, keys):  # of one seed; in the place of the script's
-        network = jax.tree.map(lambda x: x[0], networks)
-        played = [play_episode(args, network, key, episode) for episode, key in enumerate(keys[0])]
-        returns, lengths = np.array(played, np.float32).T
-        return returns[None], lengths[None]
-
-    script.play = play
+        done = False
+        while not done and lengths[0, i] < args.eval_steps:
+            recording.add(episode, image(np.asarray(obs)))
+            env, obs, key, reward, done = step(network, env, obs, key)
+            returns[0, i] += reward
+            lengths[0, i] += 1
+    return returns, lengths
 
 
-def record(script, recording):
-    """Arranges that the script's `evaluate` records what it plays."""
-    if hasattr(script, "gymnax"):
-        record_gymnax(script, recording)
-    if hasattr(script, "gymnasium"):
-        record_gymnasium(script, recording)
-    if hasattr(script, "envpool"):
-        record_envpool(script, recording)
+def play(script, args, learner, step):
+    """The script's own evaluation of one seed -> its metrics, what there was to see."""
+    recording = Recording()
+    with contextlib.ExitStack() as changed:
+
+        def instead(module, name, function, *given):
+            replaced = partial(function, *given, getattr(module, name))
+            changed.enter_context(unittest.mock.patch.object(module, name, replaced))
+
+        if importlib.util.find_spec("envpool"):
+            instead(importlib.import_module("envpool"), "make", make_envpool, recording)
+        instead(importlib.import_module("gymnasium"), "make_vec", make_gymnasium, recording)
+        if hasattr(script, "play"):
+            replaced = partial(play_gymnax, script, recording)
+            changed.enter_context(unittest.mock.patch.object(script, "play", replaced))
+        return script.evaluate(args, learner, [args.seed], step), recording
 
 
 # ----------------------------------------------------------------------------------------------------------- Program
@@ -299,10 +300,9 @@ def main(args: Args):
     checkpoint, step = newest_checkpoint(folder)
     script = load_script(find_script(folder, arguments, args.script))
     played = script_args(script, arguments, folder, args.episodes)
+    warnings.filterwarnings("ignore", ".*Box (low|high)'s precision lowered", UserWarning)  # EnvPool's own
     learner = load_learner(script, played, checkpoint)
-    recording = Recording(args.episodes)
-    record(script, recording)
-    row = script.evaluate(played, learner, [played.seed], step)
+    row, recording = play(script, played, learner, step)
     path = Path(args.output) if args.output else folder / "videos" / f"step_{step:010d}.mp4"
     write_film(path, recording)
     returns = [f"{float(row[f'eval/episode_{i}'][0]):.9g}" for i in range(args.episodes)]
