@@ -1,10 +1,11 @@
 # make demo   a small sweep of replay ratios, to its figure     make test   lints and tests
-# make docs   the site     make speed   speed, also against SBX     make format
-# Both install what they need into .venv. PYTHON=python3.12 chooses another Python (3.11 to 3.13).
+# make docs   the site     make speed   speed, also against SBX     make film RUN=...   a film of a run
+# make fix    spreads shared text to all scripts and writes anew what is generated      make golden   golden files
+# All install what they need into .venv. PYTHON=python3.12 chooses another Python (3.11 to 3.13).
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs speed format clean
+.PHONY: demo test docs speed film fix golden format clean
 
 demo: .venv/ready
 	@$(BIN)/python -m benchmark.demo
@@ -23,6 +24,21 @@ docs: .venv/docs/ready
 	@NO_MKDOCS_2_WARNING=1 .venv/docs/bin/python -m mkdocs build --strict
 	@echo "site/index.html is built; with search: $(PYTHON) -m http.server --directory site"
 
+# What the newest checkpoint of a run does: make film RUN=runs/CheetahRun-v1__sac__rr8__1
+film: .venv/ready .venv/film-ready
+	@$(BIN)/python -m benchmark.film $(RUN)
+
+# After a change of a text that scripts share, made in a script without a parent (or: make fix FROM=algos/c51.py): spreads
+# it, and writes anew the lists of the docstrings, the list of all flags and the layout of the code.
+fix: .venv/test/ready
+	@$(BIN)/python tools/copies.py --fix $(FROM) --lists
+	@PYTHONPATH=.venv/test:tests/helpers $(BIN)/python -c 'import golden; golden.write([])'
+	@PYTHONPATH=.venv/test $(BIN)/python -m ruff format --quiet .
+
+# Only where other results are meant: what the tests compare each script with, or those of one, make golden SCRIPT=dqn
+golden: .venv/test/ready
+	@PYTHONPATH=.venv/test $(BIN)/python tests/helpers/golden.py --write $(SCRIPT)
+
 format: .venv/test/ready
 	@PYTHONPATH=.venv/test $(BIN)/python -m ruff format .
 
@@ -36,6 +52,10 @@ clean:
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
+.venv/film-ready: requirements-film.txt .venv/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-film.txt
+	@touch $@
+
 .venv/docs/ready: requirements-docs.txt
 	@$(PYTHON) -m venv .venv/docs || { echo "error: no virtual environment; on Debian: apt install python3-venv"; exit 1; }
 	@.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-docs.txt
@@ -47,7 +67,7 @@ clean:
 	@.venv/sbx/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-sbx.txt
 	@touch $@
 
-.venv/test/ready: requirements-test.txt requirements-rlax.txt requirements-slurm.txt requirements-ray.txt .venv/ready
+.venv/test/ready: requirements-test.txt requirements-film.txt requirements-rlax.txt requirements-slurm.txt requirements-ray.txt .venv/ready
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/test --requirement requirements-test.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/test --no-deps --requirement requirements-rlax.txt
 	@touch $@

@@ -1,75 +1,174 @@
-"""Deep Q-learning with a replay ratio, on gymnax: environment, replay and updates in one program.
+"""DQN with a replay ratio, on gymnax: environment, replay and updates run in one program.
 
-Paper:  Mnih et al. 2015, "Human-level control through deep reinforcement learning" (Nature 518), set up for MinAtar as
-        in Young & Tian 2019, "MinAtar: An Atari-Inspired Testbed" (arXiv:1903.03176).
-Run:    python algos/dqn.py --env-id Breakout-MinAtar --num-seeds 5  (again: it goes on, to the same bits)
-Expect: on Breakout, --learning-rate 0.001953125: average return 8.7 +- 0.6 at the end (5 seeds; the paper: 9.3).
-Written for ONE seed: `train_chunk` applies `jax.vmap`; only evaluations and what keeps folders know of several seeds.
+Paper:   Mnih et al. 2015, "Human-level control through deep reinforcement learning" (Nature 518), set up for MinAtar as
+         in Young & Tian 2019, "MinAtar: An Atari-Inspired Testbed" (arXiv:1903.03176).
+Run:     python algos/dqn.py --env-id Breakout-MinAtar --num-seeds 5
+         The same command continues an interrupted run, to the same bits.
+Expect:  on Breakout, --learning-rate 0.001953125: average return 8.7 +- 0.6 at the end (5 seeds; the paper: 9.3).
 """
 
-import dataclasses, difflib, fcntl, fractions, importlib.metadata, json, mmap, os, shlex, signal, subprocess, sys, time
+import contextlib
+import dataclasses
+import difflib
+import fcntl
+import fractions
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-import flax, flax.linen as nn, gymnax, imageio.v3 as imageio, jax, jax.numpy as jnp, numpy as np, optax
-import tensorboard.summary, tqdm, tyro
+import flax
+import flax.linen as nn
+import gymnasium
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tensorboard.summary
+import tqdm
+import tyro
+from jax.custom_batching import custom_vmap
+from jax.experimental import io_callback
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    env_id: str = "Breakout-MinAtar"  # gymnax task of discrete actions: MinAtar's five, CartPole-v1, Catch-bsuite, ...
-    minimal_actions: bool = False  # MinAtar: only the actions that do something in this game, in place of all six
-    sticky: float = 0.1  # probability that the environment repeats its last action, whatever the agent chose
-    exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's folder
-    seed: int = 1  # first seed; the run holds seeds `seed` to `seed + num_seeds - 1`
-    num_seeds: int = 1  # seeds trained side by side in one program, each a run of its own with its own folder
-    total_timesteps: int = 1_000_000  # environment steps per seed; may be raised later, and the run goes on
-    replay_ratio: float = 1  # gradient updates per environment step; 0.25: one in 4 (BBF's code: times the batch)
-    learning_starts: int = 5_000  # environment steps with uniformly random actions; no update comes before this step
-    buffer_size: int = 100_000  # transitions in the replay, per seed
-    batch_size: int = 32  # transitions per update
+    # Task
+    env_id: str = "Breakout-MinAtar"  # gymnax task with discrete actions: MinAtar's five, CartPole-v1, ...
+    minimal_actions: bool = False  # MinAtar: only the actions that do something in this game instead of all six
+    sticky: float | None = None  # probability that the last action is repeated instead; None: 0.1 for MinAtar, else 0
+    seed: int = 1  # first seed; the command trains seeds `seed` to `seed + num_seeds - 1`
+    num_seeds: int = 1  # seeds trained side by side in one program, each in its own folder
+    total_timesteps: int = 1_000_000  # environment steps per seed; may be raised to continue a finished run
+
+    # Algorithm
+    replay_ratio: float = 1  # gradient updates per environment step; may be a fraction
+    learning_starts: int = 5_000  # environment step of the first update; until then, actions are uniformly random
+    buffer_size: int = 100_000  # capacity of the replay buffer, in transitions
+    batch_size: int = 32  # transitions per update, sampled uniformly with replacement
     gamma: float = 0.99  # discount factor
     end_e: float = 0.1  # probability of a random action at the end of exploration
     exploration_steps: int = 100_000  # environment steps, from learning_starts on, over which it falls from 1 to end_e
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"  # RMSProp is centered, with a decay of 0.95
     learning_rate: float = 2.5e-4  # step size of the optimizer
-    optimizer_eps: float = 0.01  # added to the root of the mean squared gradient, against steps too long
-    eps_in_sqrt: bool = False  # RMSProp adds it within the root instead, as Dopamine's TensorFlow agents do
-    loss: Literal["huber", "mse"] = "huber"  # of the temporal-difference error: Huber's (bound at 1), or its square
+    optimizer_eps: float = 0.01  # added to the root of the mean squared gradient, to limit the step
+    eps_in_sqrt: bool = False  # RMSProp adds it inside the root instead, as Dopamine's TensorFlow agents do
+    loss: Literal["huber", "mse"] = "huber"  # of the temporal-difference error: Huber (bound at 1) or squared
     target_interval: int = 1_000  # gradient updates between two copies of the network to the target network
-    hidden_dim: int = 128  # width of the hidden layer (two of them where observations are no images); 0 has none
+    hidden_dim: int = 128  # width of the hidden layer (two of them if observations are no images); 0 has none
     padding: Literal["VALID", "SAME"] = "VALID"  # of the convolution: VALID leaves 8 x 8 positions of 10 x 10, SAME all
-    log_interval: int = 5_000  # environment steps between two rows of metrics.csv
-    eval_interval: int = 50_000  # environment steps between evaluations, a multiple of log_interval; 0 never evaluates
+
+    # Evaluation and logging
+    log_interval: int = 5_000  # environment steps between two logs
+    eval_interval: int = 50_000  # environment steps between two evaluations, a multiple of log_interval; 0: none
     eval_episodes: int = 10  # episodes per evaluation
     eval_e: float = 0.001  # probability of a random action in evaluations
-    eval_steps: int = 10_000  # an evaluation episode that has not ended after so many steps is cut there
-    checkpoint_interval: int = 50_000  # environment steps between checkpoints, multiple of log_interval; 0: at the end
-    runs_dir: str = "runs"  # folder of the runs' folders
-    overwrite: bool = False  # start anew: what the folders of these runs hold is deleted
-    evaluate: bool = False  # evaluate the newest checkpoint of these runs, print the returns and change nothing
-    capture_video: bool = False  # MinAtar: film the first episode of each evaluation, also of --evaluate, into videos/
+    eval_steps: int = 10_000  # an evaluation episode is cut after this many steps
+
+    # Run folder
+    exp_name: str = Path(__file__).stem  # part of the folder's name
+    runs_dir: str = "runs"  # parent of all run folders
+    checkpoint_interval: int = 50_000  # environment steps between two checkpoints; 0 saves at the end only
+    resume: Literal["exact", "fresh"] = "exact"  # exact replays the recorded actions; fresh begins new episodes instead
+    overwrite: bool = False  # discard what this run has saved and start from scratch
+    evaluate: bool = False  # evaluate the newest checkpoint, print the returns and exit
 
 
-def uniform(fan_in):  # PyTorch's default for weights and biases, drawn in a row, which XLA compiles faster
-    return lambda key, shape: jax.random.uniform(key, (np.prod(shape),), minval=-1).reshape(shape) * fan_in**-0.5
+PACKAGES = ("flax", "gymnasium", "gymnax", "jax", "jaxlib", "numpy", "optax")  # whose versions run.json holds
+RUN_NAME = "{env_id}__{exp_name}__rr{replay_ratio:g}"  # of a run's folder; the seed is appended
+MAY_BE_ZERO = ("gamma", "sticky", "end_e", "eval_e", "hidden_dim")  # the other numbers are positive
+AT_MOST_ONE = ("gamma", "sticky", "end_e", "eval_e")
+
+
+def require(condition, message):
+    """Ends the program with one line and exit code 2 unless the condition holds: for errors that the user can fix."""
+    if not condition:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def check(args):
+    """Refuses arguments out of range, before anything is written."""
+    may_be_zero = ("seed", "eval_interval", "checkpoint_interval", *MAY_BE_ZERO)
+    for name, value in dataclasses.asdict(args).items():
+        smallest = 0 if name in may_be_zero else 1e-9
+        largest = 1 if name in AT_MOST_ONE else 2**31 - args.num_seeds
+        fits = isinstance(value, str | bool | None) or smallest <= value <= largest
+        require(fits, f"--{name.replace('_', '-')} cannot be {value}")
+    uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval
+    require(not uneven, "--eval-interval and --checkpoint-interval must be multiples of --log-interval")
+    check_algorithm(args)
+
+
+def check_memory(state):
+    """Refuses a state, given by its shapes, that is larger than the memory of the device."""
+    leaves = jax.tree.leaves(state)
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 1e9
+    device_stats = jax.devices()[0].memory_stats() or {}
+    host_memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = device_stats.get("bytes_limit", host_memory) / 1e9
+    require(needed < memory, f"training needs {needed:.1f} GB of {memory:.1f}; use fewer seeds or a smaller replay")
+
+
+def check_algorithm(args):
+    require(args.optimizer == "rmsprop" or not args.eps_in_sqrt, "--eps-in-sqrt needs --optimizer rmsprop")
+    numerator, denominator = fractions.Fraction(str(args.replay_ratio)).as_integer_ratio()
+    require(numerator * denominator < 2**31, "--replay-ratio has too many digits")
+    require(args.total_timesteps * args.replay_ratio < 2**31, "--replay-ratio makes 2^31 updates or more")
+    require(args.learning_starts <= args.total_timesteps, "--learning-starts lies after the end, --total-timesteps")
+    enough = args.batch_size <= min(args.buffer_size, args.learning_starts)
+    require(enough, f"--batch-size {args.batch_size} is more than what is stored when learning starts")
+
+
+# ======================================================================================================================
+# ALGORITHM: everything here is written for one seed; train_chunk vmaps it.
+# ======================================================================================================================
+
+# ----------------------------------------------------------------------------------------------------------- Networks
+
+
+def pytorch_uniform_init(fan_in):
+    """PyTorch's default for weights and biases, drawn as one flat vector, which XLA compiles faster."""
+
+    def init(key, shape):
+        flat = jax.random.uniform(key, (np.prod(shape),), minval=-1)
+        return flat.reshape(shape) * fan_in**-0.5
+
+    return init
 
 
 class Dense(nn.Module):
-    """A dense layer, its weights held as PyTorch does, (features, inputs): the gradient comes out so, untransposed."""
+    """A dense layer that stores its weights as PyTorch does: the gradient comes out as (features, inputs)."""
 
     features: int
 
     @nn.compact
     def __call__(self, x):  # (inputs,) -> (features,)
-        kernel = self.param("kernel", uniform(x.size), (self.features, x.size))
-        return kernel @ x + self.param("bias", uniform(x.size), (self.features,))
+        init = pytorch_uniform_init(x.size)
+        kernel = self.param("kernel", init, (self.features, x.size))
+        bias = self.param("bias", init, (self.features,))
+        return kernel @ x + bias
 
 
 class Conv(nn.Module):
-    """A convolution with nn.Conv's parameters and results. XLA's is slow on CPUs inside a loop: there it is the image's
-    shifted copies and one matrix product."""
+    """A convolution with the parameters and results of nn.Conv.
+
+    XLA's is slow on CPUs inside a loop. There, the shifted copies of the image go through one matrix product.
+    """
 
     features: int
     size: int
@@ -77,17 +176,22 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x):  # (height, width, channels) -> (height, width, features)
-        size, init = self.size, uniform(self.size**2 * x.shape[-1])
-        kernel = self.param("kernel", init, (size, size, x.shape[-1], self.features))
+        size = self.size
+        channels = x.shape[-1]
+        init = pytorch_uniform_init(size**2 * channels)
+        kernel = self.param("kernel", init, (size, size, channels, self.features))
         bias = self.param("bias", init, (self.features,))
         if jax.default_backend() != "cpu":
-            convolve = partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-            return convolve(x[None], kernel, (1, 1), self.padding)[0] + bias
-        around = ((size - 1) // 2, size // 2) if self.padding == "SAME" else (0, 0)
-        x = jnp.pad(x, [around, around, (0, 0)])
-        rows, cols = x.shape[0] - size + 1, x.shape[1] - size + 1
-        shifted = [x[i : i + rows, j : j + cols] for i in range(size) for j in range(size)]
-        return jnp.concatenate(shifted, -1) @ kernel.reshape(-1, self.features) + bias
+            layout = ("NHWC", "HWIO", "NHWC")
+            x = jax.lax.conv_general_dilated(x[None], kernel, (1, 1), self.padding, dimension_numbers=layout)
+            return x[0] + bias
+        if self.padding == "SAME":
+            border = ((size - 1) // 2, size // 2)
+            x = jnp.pad(x, [border, border, (0, 0)])
+        rows = x.shape[0] - size + 1
+        columns = x.shape[1] - size + 1
+        shifted = [x[i : i + rows, j : j + columns] for i in range(size) for j in range(size)]
+        return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, self.features) + bias
 
 
 class Encoder(nn.Module):
@@ -102,20 +206,25 @@ class Encoder(nn.Module):
         elif self.hidden_dim:
             x = nn.relu(Dense(self.hidden_dim)(x.reshape(-1)))
         x = x.reshape(-1)
-        return nn.relu(Dense(self.hidden_dim)(x)) if self.hidden_dim else x
+        if self.hidden_dim:
+            x = nn.relu(Dense(self.hidden_dim)(x))
+        return x
 
 
-class QNetwork(nn.Module):
+class Network(nn.Module):
     args: Args
 
     @nn.compact
     def __call__(self, obs):  # one observation -> (num_actions,)
         x = Encoder(self.args.hidden_dim, self.args.padding)(obs)
-        return Dense(make_task(self.args)[0].num_actions)(x)
+        return Dense(make_task(self.args).num_actions)(x)
+
+
+# -------------------------------------------------------------------------------------------------------------- State
 
 
 @flax.struct.dataclass
-class Learner:  # all that is learnt: parameters and the state of their optimizer
+class Learner:  # everything that is learned
     network: dict
     target_network: dict
     opt: optax.OptState
@@ -126,77 +235,69 @@ class Transition:
     obs: jax.Array  # an image of bits (height, width, channels), or float32
     action: jax.Array  # int32
     reward: jax.Array
-    terminated: jax.Array  # the task ended here; after a time limit it did not, and the value goes on
-    next_obs: jax.Array  # the episode's own, also at its end
+    terminated: jax.Array  # the task ended here; not so after a time limit, where the target still bootstraps
+    next_obs: jax.Array  # of the same episode, also at its end
 
 
 @flax.struct.dataclass
-class State:  # everything that changes while training
-    step: jax.Array  # environment steps so far, the same for every seed
-    env: tuple  # gymnax's state; the action executed last, also across episodes; a key of the environment alone
+class State:  # everything that changes during training; a checkpoint is exactly this
+    step: jax.Array  # environment steps so far, the same for all seeds
+    env: tuple  # see env_reset
     key: jax.Array
     learner: Learner
-    replay: Transition  # ring buffer, leaves (buffer_size, ...)
+    replay: Transition  # ring buffer: leaves (buffer_size, ...)
     stored: jax.Array  # transitions stored so far
     obs: jax.Array
     episode_return: jax.Array
     episode_length: jax.Array
-    average_return: jax.Array  # moves by a hundredth of the way with every episode, from 0
-    totals: dict  # sums since the last log, by tag
+    average_return: jax.Array  # moving average over episodes, from 0, with a step size of 0.01
+    metric_sums: dict  # sums since the last log, by metric
 
 
-AXES = State(**dict.fromkeys(State.__dataclass_fields__, 0) | {"step": None})
-
-
-@cache
-def make_task(args):
-    """-> gymnax's environment, its parameters, the type of its observations; first called outside of any trace."""
-    close = difflib.get_close_matches(args.env_id, gymnax.registered_envs, 4)
-    require(args.env_id in gymnax.registered_envs, f"there is no task {args.env_id!r}; close names: {close}")
-    minatar = args.env_id.endswith("-MinAtar")
-    special = args.minimal_actions or args.capture_video
-    require(minatar or not special, "--minimal-actions and --capture-video are for MinAtar's games")
-    env, params = gymnax.make(args.env_id, **{"use_minimal_action_set": args.minimal_actions} if minatar else {})
-    require(hasattr(env.action_space(params), "n"), f"{args.env_id} has no discrete actions; DQN needs them")
-    if minatar and not args.env_id.startswith("Freeway"):
-        params = params.replace(max_steps_in_episode=2**31 - 1)  # MinAtar has no time limits
-    return env, params, bool if minatar else jnp.float32  # MinAtar's images are of bits: one byte each in the replay
-
-
-def env_reset(args, key):
-    """-> env, first observation."""
-    env, params, dtype = make_task(args)
-    key, reset_key = jax.random.split(key)
-    obs, game = env.reset(reset_key, params)
-    return (jax.tree.map(jnp.asarray, game), jnp.zeros((), jnp.int32), key), jnp.asarray(obs, dtype)
-
-
-def env_step(args, state, action):
-    """-> env, (next_obs, reward, terminated, truncated, obs): `next_obs` is the episode's own; `obs`, at an episode's
-    end the next one's first, is what to act on."""
-    (env, params, dtype), (game, executed, key) = make_task(args), state
-    key, step_key, sticky_key = jax.random.split(key, 3)
-    action = jnp.where(jax.random.bernoulli(sticky_key, args.sticky), executed, action)
-    obs, game, reward, terminated, truncated, info = env.step(step_key, game, action, params)
-    if args.env_id.startswith("Freeway"):  # whose only end, after 2,500 steps, is the game's own
-        terminated, truncated = terminated | truncated, jnp.zeros_like(truncated)
-    next_obs, obs = jnp.asarray(info["final_observation"], dtype), jnp.asarray(obs, dtype)
-    return (game, action, key), (next_obs, jnp.float32(reward), terminated, truncated, obs)
-
-
-def optimizer(args):
-    rate, eps = args.learning_rate, args.optimizer_eps
-    rmsprop = optax.rmsprop(rate, decay=0.95, eps=eps, eps_in_sqrt=args.eps_in_sqrt, centered=True)
-    return optax.flatten(rmsprop if args.optimizer == "rmsprop" else optax.adam(rate, eps=eps))  # in few large kernels
+SEED_AXES = State(**dict.fromkeys(State.__dataclass_fields__, 0)).replace(step=None)
 
 
 def init_learner(args, key, obs):
-    network = QNetwork(args).init(key, obs)
-    return Learner(network, network, optimizer(args).init(network))
+    network = Network(args).init(key, obs)
+    return Learner(network=network, target_network=network, opt=make_optimizer(args).init(network))
+
+
+def init_state(args, action, seed, env, obs):
+    """The state before the first step, in an environment that was reset; `action` is an example."""
+    _, learner_key, key = jax.random.split(jax.random.key(seed), 3)  # the first is for make_env
+    learner = init_learner(args, learner_key, obs)
+    zero = jnp.float32(0)
+    transition = Transition(obs=obs, action=action, reward=zero, terminated=jnp.bool(False), next_obs=obs)
+    replay = jax.tree.map(lambda x: jnp.zeros((args.buffer_size, *x.shape), x.dtype), transition)
+    batch = jax.eval_shape(partial(sample_batch, args), replay, jnp.int32(1), key)
+    _, info = jax.eval_shape(partial(update, args), learner, batch, key)
+    metrics = [*info, "updates", "episodes", "charts/episodic_return", "charts/episodic_length"]
+    return State(
+        step=jnp.int32(0),
+        env=env,
+        key=key,
+        learner=learner,
+        replay=replay,
+        stored=jnp.int32(0),
+        obs=obs,
+        episode_return=zero,
+        episode_length=jnp.int32(0),
+        average_return=zero,
+        metric_sums=dict.fromkeys(metrics, zero),
+    )
+
+
+# --------------------------------------------------------------------------------------------------- Loss and update
+
+
+def make_optimizer(args):
+    rmsprop = partial(optax.rmsprop, decay=0.95, eps_in_sqrt=args.eps_in_sqrt, centered=True)
+    optimizer = rmsprop if args.optimizer == "rmsprop" else optax.adam
+    return optax.flatten(optimizer(args.learning_rate, eps=args.optimizer_eps))  # few large kernels, not many small
 
 
 def q_values(args, network, obs):  # one observation -> (num_actions,)
-    return QNetwork(args).apply(network, obs)
+    return Network(args).apply(network, obs)
 
 
 def q_loss(network, args, target_network, batch):
@@ -205,321 +306,823 @@ def q_loss(network, args, target_network, batch):
     target = batch.reward + args.gamma * (1 - batch.terminated) * next_q  # (batch,)
     q = jax.vmap(partial(q_values, args, network))(batch.obs)
     error = jnp.take_along_axis(q, batch.action[:, None], 1)[:, 0] - target
-    loss = (optax.huber_loss(error) if args.loss == "huber" else error**2).mean()
+    losses = optax.huber_loss(error) if args.loss == "huber" else error**2
+    loss = losses.mean()
     return loss, {"losses/q_loss": loss, "losses/q_values": q.mean()}
 
 
-def update(args, old, batch, number):
-    """The gradient update with this number, then the target network's copy if it is due."""
-    grad, info = jax.grad(q_loss, has_aux=True)(old.network, args, old.target_network, batch)
-    change, opt = optimizer(args).update(grad, old.opt)
-    network = optax.apply_updates(old.network, change)
-    target_network = optax.periodic_update(network, old.target_network, number, args.target_interval)
-    return Learner(network, target_network, opt), info
+def update(args, learner, batch, key=None):
+    """One gradient update; nothing in it is random."""
+    grads, info = jax.grad(q_loss, has_aux=True)(learner.network, args, learner.target_network, batch)
+    updates, opt = make_optimizer(args).update(grads, learner.opt)
+    network = optax.apply_updates(learner.network, updates)
+    return learner.replace(network=network, opt=opt), info
 
 
-def updates_by(args, step):  # floor(step * replay_ratio), exact in integers, of Python's or JAX's kind
-    n, d = fractions.Fraction(str(args.replay_ratio)).as_integer_ratio()
-    return step // d * n + step % d * n // d
+def update_target(args, learner, update_count):
+    """Copies the network to the target network if the update with this number, counted from 1, makes it due."""
+    target_network = optax.periodic_update(learner.network, learner.target_network, update_count, args.target_interval)
+    return learner.replace(target_network=target_network)
+
+
+# ----------------------------------------------------------------------------------------------------------- Training
+
+
+def num_updates_until(args, step):
+    """Gradient updates that belong to the first `step` steps: floor(step * replay_ratio), exact in 32-bit integers."""
+    numerator, denominator = fractions.Fraction(str(args.replay_ratio)).as_integer_ratio()
+    return step // denominator * numerator + step % denominator * numerator // denominator
+
+
+def sample_batch(args, replay, stored, key):
+    """Samples transitions uniformly, with replacement -> Transition with leaves (batch_size, ...)."""
+    bits = jax.random.bits(key, (args.batch_size,))  # of 2^32 numbers: as uniform as randint, and cheaper
+    index = bits % jnp.minimum(stored, args.buffer_size).astype(jnp.uint32)
+    return jax.tree.map(lambda ring: ring[index], replay)
 
 
 def epsilon(args, step):
-    return 1 - (1 - args.end_e) * jnp.clip((step - args.learning_starts) / args.exploration_steps, 0, 1)
+    progress = jnp.clip((step - args.learning_starts) / args.exploration_steps, 0, 1)
+    return 1 - (1 - args.end_e) * progress
 
 
-def act(q, key, epsilon):  # values (num_actions,) -> epsilon-greedy action
-    return jnp.where((draw := jax.random.uniform(key)) < epsilon, jnp.int32(draw / epsilon * q.size), q.argmax())
+def act(q, key, epsilon):
+    """The epsilon-greedy action for values (num_actions,)."""
+    draw = jax.random.uniform(key)
+    # One draw serves twice: if it lies below epsilon, draw / epsilon is uniform in [0, 1) and selects the action.
+    random_action = jnp.int32(draw / epsilon * q.size)
+    return jnp.where(draw < epsilon, random_action, q.argmax())
+
+
+def add_to(sums, values):
+    return sums | {name: sums[name] + value for name, value in values.items()}
 
 
 def train_step(args, env_step, state, _):
-    """One environment step, then the updates that are due."""
-    (key, act_key, update_key), step = jax.random.split(state.key, 3), state.step + 1
-    action = act(q_values(args, state.learner.network, state.obs), act_key, epsilon(args, step))
+    """One environment step, then the gradient updates that belong to it."""
+    key, act_key, update_key = jax.random.split(state.key, 3)
+    step = state.step + 1
+
+    # Act.
+    q = q_values(args, state.learner.network, state.obs)
+    action = act(q, act_key, epsilon(args, step))
     env, (next_obs, reward, terminated, truncated, obs) = env_step(state.env, action)
-    row = Transition(state.obs, action, reward, terminated, next_obs)
-    index, stored = state.stored % args.buffer_size, state.stored + 1
-    replay = jax.tree.map(lambda ring, x: ring.at[index].set(x), state.replay, row)
+
+    # Store.
+    transition = Transition(obs=state.obs, action=action, reward=reward, terminated=terminated, next_obs=next_obs)
+    index = state.stored % args.buffer_size
+    replay = jax.tree.map(lambda ring, x: ring.at[index].set(x), state.replay, transition)
+    stored = state.stored + 1
+
+    # Learn.
+    first_update = num_updates_until(args, step - 1) - num_updates_until(args, args.learning_starts - 1) + 1
 
     def one_update(i, carry):
-        learner, totals = carry
+        learner, sums = carry
         key = jax.random.fold_in(update_key, i)
-        held = jnp.minimum(stored, args.buffer_size).astype(jnp.uint32)
-        index = jax.random.bits(key, (args.batch_size,)) % held  # of 2^32: as good as randint, at less cost
-        batch, number = jax.tree.map(lambda ring: ring[index], replay), first + i
-        learner, info = update(args, learner, batch, number)
-        return learner, totals | {tag: totals[tag] + x for tag, x in (info | {"updates": 1}).items()}
+        batch = sample_batch(args, replay, stored, key)
+        learner, info = update(args, learner, batch)
+        learner = update_target(args, learner, first_update + i)
+        return learner, add_to(sums, info | {"updates": 1})
 
-    first = updates_by(args, step - 1) - updates_by(args, args.learning_starts - 1) + 1  # their numbers count from 1
-    due = jnp.where(step >= args.learning_starts, updates_by(args, step) - updates_by(args, step - 1), 0)
-    learner, totals = jax.lax.fori_loop(0, due, one_update, (state.learner, state.totals))
-    done, returned, length = terminated | truncated, state.episode_return + reward, state.episode_length + 1
-    ended = {"episodes": 1, "charts/episodic_return": returned, "charts/episodic_length": length}
-    totals |= {tag: totals[tag] + jnp.where(done, x, 0) for tag, x in ended.items()}
-    average = jnp.where(done, 0.99 * state.average_return + 0.01 * returned, state.average_return)
-    returned, length = jnp.where(done, 0, returned), jnp.where(done, 0, length)
-    state = State(step, env, key, learner, replay, stored, obs, returned, length, average, totals)
-    return state, jnp.isfinite(jnp.stack(list(totals.values()))).all()
+    num_updates = num_updates_until(args, step) - num_updates_until(args, step - 1)
+    num_updates = jnp.where(step >= args.learning_starts, num_updates, 0)
+    learner, sums = jax.lax.fori_loop(0, num_updates, one_update, (state.learner, state.metric_sums))
+
+    # Log.
+    done = terminated | truncated
+    episode_return = state.episode_return + reward
+    episode_length = state.episode_length + 1
+    episode = {"episodes": 1, "charts/episodic_return": episode_return, "charts/episodic_length": episode_length}
+    sums = add_to(sums, {name: jnp.where(done, value, 0) for name, value in episode.items()})
+    finite = {name: jnp.isfinite(total) for name, total in sums.items()}
+    new_average = 0.99 * state.average_return + 0.01 * episode_return
+
+    state = State(
+        step=step,
+        env=env,
+        key=key,
+        learner=learner,
+        replay=replay,
+        stored=stored,
+        obs=obs,
+        episode_return=jnp.where(done, 0, episode_return),
+        episode_length=jnp.where(done, 0, episode_length),
+        average_return=jnp.where(done, new_average, state.average_return),
+        metric_sums=sums,
+    )
+    return state, (action, finite)
+
+
+def fresh_episode(args, state, obs):
+    """The state for a new episode with this first observation, where a resume cannot restore the old one."""
+    return state.replace(obs=obs, episode_return=jnp.float32(0), episode_length=jnp.int32(0))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_chunk(args, env_step, length, state):
-    """`length` steps of all seeds -> state, what `train_step` gives out of each, leaves (num_seeds, length, ...)."""
-    chunk = lambda state: jax.lax.scan(partial(train_step, args, env_step), state, None, length)
-    return jax.vmap(chunk, in_axes=(AXES,), out_axes=(AXES, 0))(state)
+    """`length` steps of all seeds -> state, (actions, finite) with leaves (num_seeds, length, ...)."""
+    one_seed = partial(jax.lax.scan, partial(train_step, args, env_step), length=length)
+    return jax.vmap(one_seed, in_axes=(SEED_AXES,), out_axes=(SEED_AXES, 0))(state)
 
 
-def init_state(args, seed):
-    env_key, learner_key, key = jax.random.split(jax.random.key(seed), 3)
-    env, obs = env_reset(args, env_key)
-    zero, count, learner = jnp.zeros(()), jnp.zeros((), jnp.int32), init_learner(args, learner_key, obs)
-    row = Transition(obs, count, zero, zero > 0, obs)
-    rows = lambda n: jax.tree.map(lambda x: jnp.zeros((n, *x.shape), x.dtype), row)
-    tags = jax.eval_shape(partial(update, args), learner, rows(args.batch_size), count)[1]
-    totals = dict.fromkeys((*tags, "updates", "episodes", "charts/episodic_return", "charts/episodic_length"), zero)
-    return State(count, env, key, learner, rows(args.buffer_size), count, obs, zero, count, zero, totals)
+def chunk_length(args):
+    """Steps between two looks at signals, logs and checkpoints: about 5,000 updates, in equal parts of a log's."""
+    updates_per_step = max(1, args.replay_ratio) * args.num_seeds
+    chunks = math.ceil(args.log_interval * updates_per_step / 5_000)
+    return math.ceil(args.log_interval / chunks)
 
 
 def metrics(args, state):
-    """What is logged, a dict per seed: tag -> mean since the last log. What does not exist yet is absent."""
-    now = {"charts/average_return": state.average_return, "charts/episodes": state.totals["episodes"]}
-    now |= {"losses/network_norm": jax.vmap(jax.jit(optax.tree.norm))(state.learner.network)}
-    totals, now = jax.device_get((state.totals, now))
-    updates = max(0, updates_by(args, int(state.step)) - updates_by(args, args.learning_starts - 1))
-    known = {"charts/updates": updates, "charts/epsilon": float(epsilon(args, state.step))}
-    counts = {"charts": totals.pop("episodes"), "losses": totals.pop("updates")}
-    for i in range(len(counts["charts"])):
-        means = {tag: x[i] / n[i] for tag, x in totals.items() if (n := counts[tag.split("/")[0]])[i]}
-        yield means | {tag: x[i] for tag, x in now.items()} | known
+    """What is logged: means since the last log, NaN where there is nothing to average yet, and current values."""
+    sums = state.metric_sums
+    means = {}
+    for name, total in sums.items():
+        count = sums["updates"] if name.startswith("losses/") else sums["episodes"]
+        means[name] = total / count
+    del means["updates"], means["episodes"]
+    updates_before = num_updates_until(args, args.learning_starts - 1)
+    return means | {
+        "losses/network_norm": optax.tree.norm(state.learner.network),
+        "charts/average_return": state.average_return,
+        "charts/episodes": sums["episodes"],
+        "charts/updates": jnp.maximum(0, num_updates_until(args, state.step) - updates_before),
+        "charts/epsilon": epsilon(args, state.step),
+    }
+
+
+# ======================================================================================================================
+# ENVIRONMENT AND EVALUATION: the same text in all scripts for gymnax's tasks, and for others with discrete actions.
+# ======================================================================================================================
+
+
+class Env(NamedTuple):
+    """One environment per seed: what the RUN band needs of it."""
+
+    state: Any  # at the first step; SEED_AXES.env says whether it has an axis of seeds
+    obs: Any  # first observations (num_seeds, ...)
+    action: np.ndarray  # an example of one seed's action: its shape and dtype in the record of actions
+    step: Callable  # (state, action) -> state, what train_step expects; of one seed, to be vmapped
+    replay: Callable | None  # (actions, obs) repeats recorded actions at a resume; None if checkpoints hold `state`
+    close: Callable  # frees what the environments hold
+
+
+class Task(NamedTuple):
+    game: Any  # gymnax's environment; None for a task of EnvPool or Gymnasium, which is stepped outside the program
+    params: Any
+    encode: Callable  # gymnax's observation -> the agent's: bits, float32, or a one-hot vector for a number
+    num_actions: int
+
+
+# gymnax's tasks whose last step is the end of the task itself: nothing comes after it. Other limits truncate.
+OWN_LIMITS = ("Freeway-MinAtar", "DiscountingChain-bsuite", "BernoulliBandit-misc", "GaussianBandit-misc")
+OWN_LIMITS += ("MetaMaze-misc",)
+
+
+def env_versions(args):
+    """Versions that results depend on beside those of PACKAGES: of the library that steps the task."""
+    is_used = library_of(args.env_id) == "envpool"
+    return {"envpool": importlib.metadata.version("envpool")} if is_used else {}
+
+
+@cache
+def make_task(args):
+    """The task of these arguments; to be called first outside of any trace."""
+    if library_of(args.env_id) != "gymnax":
+        require(not args.sticky and not args.minimal_actions, "--sticky and --minimal-actions are for gymnax's tasks")
+        probe = HostEnv(args.env_id, args.seed)
+        probe.pool.close()
+        return Task(game=None, params=None, encode=None, num_actions=int(probe.action_space.n))
+    is_minatar = args.env_id.endswith("-MinAtar")
+    require(is_minatar or not args.minimal_actions, "--minimal-actions is for MinAtar's games")
+    options = {"use_minimal_action_set": args.minimal_actions} if is_minatar else {}
+    try:
+        game, params = gymnax.make(args.env_id, **options)
+    except OSError as error:  # MNIST is fetched from the network
+        require(False, f"{args.env_id} cannot be made: {error}")
+    require(hasattr(game.action_space(params), "n"), f"{args.env_id} has no discrete actions; DQN needs them")
+    if is_minatar and args.env_id not in OWN_LIMITS:
+        params = params.replace(max_steps_in_episode=2**31 - 1)  # MinAtar has no time limits
+    num_obs = getattr(game.observation_space(params), "n", None)
+    encode = partial(jnp.asarray, dtype=jnp.float32)
+    if is_minatar:
+        encode = partial(jnp.asarray, dtype=bool)  # images of bits: one byte each in the replay
+    elif num_obs:
+        encode = partial(jax.nn.one_hot, num_classes=num_obs)
+    return Task(game=game, params=params, encode=encode, num_actions=game.num_actions)
+
+
+def env_reset(args, key):
+    """-> state, first observation.
+
+    The state is gymnax's, the last action that was executed (which outlives episodes), and the data of a key.
+    """
+    task = make_task(args)
+    key, reset_key = jax.random.split(key)
+    obs, game_state = task.game.reset(reset_key, task.params)
+    game_state = jax.tree.map(jnp.asarray, game_state)
+    state = (game_state, jnp.int32(0), jax.random.key_data(key))
+    return state, task.encode(obs)
+
+
+def env_step(args, state, action):
+    """-> state, (next_obs, reward, terminated, truncated, obs).
+
+    At an episode's end, `next_obs` is its last observation and `obs` the next episode's first; else they are equal.
+    """
+    task = make_task(args)
+    game_state, last_action, key_data = state
+    key, step_key, sticky_key = jax.random.split(jax.random.wrap_key_data(key_data), 3)
+    sticky = args.sticky
+    if sticky is None:
+        sticky = 0.1 if args.env_id.endswith("-MinAtar") else 0.0
+    action = jnp.where(jax.random.bernoulli(sticky_key, sticky), last_action, action)
+    results = task.game.step(step_key, game_state, action, task.params)
+    obs, game_state, reward, terminated, truncated, info = results
+    if args.env_id in OWN_LIMITS:
+        terminated = terminated | truncated
+        truncated = jnp.zeros_like(truncated)
+    next_obs = task.encode(info["final_observation"])
+    state = (game_state, action, jax.random.key_data(key))
+    return state, (next_obs, jnp.float32(reward), terminated, truncated, task.encode(obs))
+
+
+class Episode(NamedTuple):
+    env: tuple
+    obs: jax.Array
+    key: jax.Array
+    done: jax.Array
+    total: jax.Array  # sum of rewards
+    length: jax.Array
+
+
+def play_episode(args, network, key):
+    """One evaluation episode -> its return and length."""
+
+    def step(episode):
+        key, act_key = jax.random.split(episode.key)
+        action = act(q_values(args, network, episode.obs), act_key, args.eval_e)
+        env, (_, reward, terminated, truncated, obs) = env_step(args, episode.env, action)
+        length = episode.length + 1
+        done = terminated | truncated | (length >= args.eval_steps)
+        total = episode.total + reward
+        return Episode(env=env, obs=obs, key=key, done=done, total=total, length=length)
+
+    reset_key, key = jax.random.split(key)
+    env, obs = env_reset(args, reset_key)
+    start = Episode(
+        env=env,
+        obs=obs,
+        key=key,
+        done=jnp.bool(False),
+        total=jnp.float32(0),
+        length=jnp.int32(0),
+    )
+    end = jax.lax.while_loop(lambda episode: ~episode.done, step, start)
+    return end.total, end.length
 
 
 @partial(jax.jit, static_argnums=0)
-def play(args, network, key):
-    """Evaluation of one seed -> returns, lengths (eval_episodes,), observations of the first (eval_steps, ...)."""
-
-    def step(carry):
-        film, t, env, obs, key, done, returned, length = carry
-        film = film.at[t].set(obs[0]) if args.capture_video else film
-        key = jax.vmap(jax.random.split)(key)
-        action = jax.vmap(lambda obs, key: act(q_values(args, network, obs), key, args.eval_e))(obs, key[:, 1])
-        env, (_, reward, terminated, truncated, obs) = jax.vmap(partial(env_step, args))(env, action)
-        returned, length = returned + ~done * reward, length + ~done
-        done |= terminated | truncated | (length >= args.eval_steps)
-        return film, t + 1, env, obs, key[:, 0], done, returned, length
-
-    keys = jax.vmap(jax.random.split)(jax.random.split(key, args.eval_episodes))
-    (env, obs), zero = jax.vmap(partial(env_reset, args))(keys[:, 0]), jnp.zeros(args.eval_episodes)
-    film = jnp.zeros((args.eval_steps * args.capture_video, *obs.shape[1:]), obs.dtype)
-    first = film, 0, env, obs, keys[:, 1], zero > 0, zero, zero.astype(int)
-    film, *_, returned, length = jax.lax.while_loop(lambda carry: ~carry[5].all(), step, first)
-    return returned, length, film
+def play(args, networks, keys):  # (num_seeds, ...), (num_seeds, eval_episodes) -> returns, lengths
+    one_seed = jax.vmap(partial(play_episode, args), in_axes=(None, 0))
+    return jax.vmap(one_seed)(networks, keys)
 
 
-def evaluate(args, networks, seeds, step, folders):
-    """Plays episodes, seeded by seed and step to be repeatable -> what is logged, a dict per seed."""
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), step) for seed in seeds])
-    played = jax.device_get(jax.vmap(partial(play, args))(networks, keys))
-    for returned, length, film, folder in zip(*played, folders, strict=True):
-        if args.capture_video:
-            colors = np.random.default_rng(7).integers(64, 256, (film.shape[-1], 3), np.uint8)  # one for each channel
-            images = (film[: length[0], ..., None] * colors).max(-2).repeat(16, 1).repeat(16, 2)
-            movie = imageio.imwrite("<bytes>", images, extension=".mp4", plugin="pyav", codec="h264", fps=15)
-            write(folder / f"videos/step_{step:010d}.mp4", movie)
-        row = {"eval/episodic_return": returned.mean(), "eval/episodic_length": length.mean()}
-        yield row | {f"eval/episode_{i}": x for i, x in enumerate(returned)}
+@cache
+def library_of(env_id):
+    """-> the library that has the task: gymnax, envpool or gymnasium, in this order."""
+    if env_id in gymnax.registered_envs:
+        return "gymnax"
+    kinds = {}
+    if importlib.util.find_spec("envpool"):
+        envpool = importlib.import_module("envpool")  # only here: gymnax's tasks do without it
+        kinds = {name: kind for name, (kind, *_) in envpool.registration.registry.specs.items()}
+    require(kinds.get(env_id) != "envpool.atari", f"{env_id} is a game of Atari: take dqn_atari.py or a child of it")
+    names = sorted({*gymnax.registered_envs, *kinds, *gymnasium.registry})
+    close = difflib.get_close_matches(env_id, names, 4)
+    close += [name for name in gymnax.registered_envs if name.split("-")[0].lower() in env_id.lower()]
+    require(env_id in names or ":" in env_id, f"there is no task {env_id!r}; close names: {', '.join(close)}")
+    return "envpool" if env_id in kinds else "gymnasium"
 
 
-def require(condition, message):  # for what the user can mend: one line, exit code 2
-    if not condition:
-        print(f"error: {message}", file=sys.stderr, flush=True)
-        sys.exit(2)
+class HostEnv:
+    """One environment outside the program. It begins a new episode in the step that ends one, as gymnax's do."""
+
+    def __init__(self, env_id, seed):
+        in_envpool = library_of(env_id) == "envpool"
+        try:
+            if in_envpool:
+                self.pool = sys.modules["envpool"].make(env_id, env_type="gymnasium", num_envs=1, env_seed=[seed])
+                self.action_space = self.pool.action_space
+                self.obs_space = self.pool.observation_space
+            else:
+                self.pool = gymnasium.make_vec(env_id, num_envs=1, vectorization_mode="sync")
+                self.action_space = self.pool.single_action_space
+                self.obs_space = self.pool.single_observation_space
+                require(self.pool.spec.max_episode_steps, f"{env_id} has no limit: register it with max_episode_steps")
+        except ModuleNotFoundError as error:
+            require(False, f"{env_id} cannot be made: {error}; its module must lie beside the script or on PYTHONPATH")
+        except (gymnasium.error.Error, ImportError) as error:
+            require(False, f"{env_id} cannot be made: {error}")
+        is_discrete = isinstance(self.action_space, gymnasium.spaces.Discrete)
+        require(is_discrete, f"{env_id} has the actions {self.action_space}; DQN needs discrete ones")
+        require(self.obs_space.is_np_flattenable, f"{env_id} has observations of no fixed size: {self.obs_space}")
+        obs, _ = self.pool.reset(seed=None if in_envpool else [seed])
+        self.obs = self.convert(obs)
+
+    def convert(self, obs):
+        """A pool's observation (1, ...) -> (obs_dim,) float32 with one-hot numbers, or an image of bits or floats."""
+        obs = jax.tree.map(lambda x: x[0], obs)
+        if len(self.obs_space.shape or ()) != 3:
+            return np.float32(gymnasium.spaces.flatten(self.obs_space, obs))
+        if obs.dtype == bool:
+            return obs
+        return np.float32(obs) / (255 if obs.dtype == np.uint8 else 1)
+
+    def step(self, action):  # -> next_obs, reward, terminated, truncated, obs: as env_step
+        action = np.array([action + self.action_space.start], np.int32)
+        obs, reward, terminated, truncated, _ = self.pool.step(action)
+        next_obs = self.convert(obs)
+        if terminated[0] or truncated[0]:
+            obs, *_ = self.pool.step(action)  # only resets
+        self.obs = self.convert(obs)
+        return next_obs, np.float32(reward[0]), terminated[0], truncated[0], self.obs
+
+
+def new_seed(key):
+    return int(jax.random.randint(key, (), 0, 2**31 - 1))
+
+
+def make_host_env(args, seeds, step):
+    """Environments outside the program, one for each seed, reached by a callback."""
+    if step > 0:
+        seeds = [new_seed(jax.random.fold_in(jax.random.key(seed), step)) for seed in seeds]
+    envs = [HostEnv(args.env_id, seed) for seed in seeds]
+    first_obs = np.stack([env.obs for env in envs])
+    numbers = np.zeros(len(seeds), np.float32)
+    flags = np.zeros(len(seeds), bool)
+
+    def host_step(actions):  # NumPy only: JAX inside a callback can hang
+        results = [env.step(action) for env, action in zip(envs, np.asarray(actions).tolist(), strict=True)]
+        return tuple(np.stack(parts) for parts in zip(*results, strict=True))
+
+    def step_all(actions):
+        return io_callback(host_step, (first_obs, numbers, flags, flags, first_obs), actions, ordered=True)
+
+    @custom_vmap
+    def step(action):
+        return jax.tree.map(lambda x: x[0], step_all(action[None]))
+
+    @step.def_vmap
+    def _(num_seeds, is_batched, actions):
+        return step_all(actions), (True,) * 5
+
+    def replay(actions, expected_obs):
+        for action in tqdm.tqdm(actions, "replaying", disable=None):  # (num_seeds,)
+            host_step(action)
+        repeats = np.array_equal(np.stack([env.obs for env in envs]), expected_obs)
+        advice = "continue with new episodes by --resume fresh, or --overwrite it"
+        require(repeats, f"{args.env_id} does not repeat itself (a clock?), or its record is damaged; {advice}")
+
+    return Env(
+        state=None,
+        obs=first_obs,
+        action=np.int32(0),
+        step=lambda state, action: (state, step(action)),
+        replay=replay,
+        close=lambda: [env.pool.close() for env in envs],
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def select_action(args, network, obs, key):
+    return act(q_values(args, network, obs), key, args.eval_e)
+
+
+def play_outside(args, network, key):
+    """One evaluation episode outside the program -> its return and length."""
+    env = HostEnv(args.env_id, new_seed(key))
+    total = 0.0
+    for length in range(1, args.eval_steps + 1):
+        action = select_action(args, network, env.obs, jax.random.fold_in(key, length))
+        _, reward, terminated, truncated, _ = env.step(int(action))
+        total += reward
+        if terminated or truncated:
+            break
+    env.pool.close()
+    return total, length
+
+
+def make_env(args, seeds, step=0):
+    """gymnax: inside the training program, their states are arrays in the checkpoints. Others: see make_host_env."""
+    make_task(args)
+    if library_of(args.env_id) != "gymnax":
+        return make_host_env(args, seeds, step)
+    keys = []
+    for seed in seeds:
+        env_key, _, _ = jax.random.split(jax.random.key(seed), 3)  # the other two are for init_state
+        keys.append(env_key)
+    reset = jax.jit(jax.vmap(partial(env_reset, args)))
+    state, obs = reset(jnp.stack(keys))
+    return Env(
+        state=state,
+        obs=obs,
+        action=np.int32(0),
+        step=partial(env_step, args),
+        replay=None,
+        close=lambda: None,
+    )
+
+
+def evaluate(args, learner, seeds, step):
+    """Plays episodes, seeded by seed and step so that they can be repeated -> tag: (num_seeds,)."""
+    keys = []
+    for seed in seeds:
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        keys.append(jax.random.split(key, args.eval_episodes))
+    if library_of(args.env_id) == "gymnax":
+        returns, lengths = jax.device_get(play(args, learner.network, jnp.stack(keys)))
+    else:
+        played = []
+        for i, episode_keys in enumerate(keys):
+            network = jax.tree.map(lambda x, i=i: x[i], learner.network)
+            played.append([play_outside(args, network, key) for key in episode_keys])
+        returns, lengths = np.moveaxis(np.array(played), -1, 0)
+    return evaluation_metrics(returns, lengths)
+
+
+def evaluation_metrics(returns, lengths):  # (num_seeds, eval_episodes) -> tag: (num_seeds,)
+    means = {"eval/episodic_return": returns.mean(1), "eval/episodic_length": lengths.mean(1)}
+    return means | {f"eval/episode_{i}": episode_returns for i, episode_returns in enumerate(returns.T)}
+
+
+# ======================================================================================================================
+# RUN: folders, checkpoints, logs and the loop. The same text in every script: a reader may stop here.
+# ======================================================================================================================
+
+# Arguments that may change when a run is continued; all others identify it.
+CHANGEABLE = ("num_seeds", "total_timesteps", "checkpoint_interval", "runs_dir", "resume", "overwrite", "evaluate")
+BLOCK_BYTES = 2**24  # of a checkpoint's replay, read at a time
+
+
+def say(line):
+    """Prints a line; a reader who has left (`| head`) does not end the run."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Reports a full disk or a missing permission in one line. Errors of the task are not ours and stay whole."""
+    try:
+        yield
+    except OSError as error:
+        require(False, f"cannot write {error.filename or path}: {error.strerror or error}; what was saved is kept")
 
 
 def write(path, content):
-    """Writes bytes, or what a function gives a file, beside the old file and renames: the path always holds a whole."""
-    beside = path.with_name(path.name + ".tmp")
-    path.parent.mkdir(exist_ok=True)
-    try:
-        with open(beside, "wb") as file:
-            content(file) if callable(content) else file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.rename(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def find_run(args, seed):
-    """A run's folder, and the arguments that identify it; ends the program if it holds another run. Changes nothing."""
-    folder = Path(args.runs_dir, f"{args.env_id}__{args.exp_name}__rr{args.replay_ratio:g}__{seed}".replace("/", "-"))
-    free = ("num_seeds", "total_timesteps", "checkpoint_interval", "runs_dir", "overwrite", "evaluate", "capture_video")
-    now = {name: value for name, value in dataclasses.asdict(args).items() if name not in free} | {"seed": seed}
-    held = [path.name for path in folder.glob("*") if path.suffix != ".tmp"]
-    require(not held or "args.json" in held, f"{folder} holds no run; move it away or choose another --runs-dir")
-    old = json.loads((folder / "args.json").read_text()) if held and (args.evaluate or not args.overwrite) else now
-    other = ", ".join(f"{k} {old.get(k)} (now {now.get(k)})" for k in now | old if now.get(k) != old.get(k))
-    require(not other, f"{folder} holds another run: {other}; choose another --exp-name, or --overwrite it")
-    return folder, now
-
-
-def checkpoints(folder):  # step -> path, newest first
-    return {int(path.stem.split("_")[1]): path for path in sorted(folder.glob("checkpoint_*.npz"), reverse=True)}
-
-
-def start(folder, step, seeds):
-    """Takes a run's files back to its checkpoint: what a killed run wrote after it goes -> its starts for run.json, the
-    writer of TensorBoard's events, the lines of metrics.csv."""
-    stale = [path for newer, path in checkpoints(folder).items() if newer > step]
-    for path in [*stale, *folder.rglob("*.tmp"), *folder.glob("events.out*"), *folder.glob("done")]:
-        path.unlink()
-    lines = [line for csv in folder.glob("metrics.csv") for line in csv.read_text().split("\n")[1:-1]]
-    lines, writer = [x for x in lines if int(x.split(",")[0]) <= step], tensorboard.summary.Writer(str(folder))
-    write(folder / "metrics.csv", "\n".join(["step,tag,value", *lines, ""]).encode())
-    for at, tag, value in (line.split(",") for line in lines):
-        writer.add_scalar(tag, float(value), int(at))
-    git = "git describe --always --dirty --abbrev=40 --exclude='*'"  # a shell's, which may know none
-    commit = subprocess.run(git, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
-    layout = {x: importlib.metadata.version(x) for x in "jax jaxlib flax optax envpool gymnasium gymnax numpy".split()}
-    cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ")[-1].split("\n")[0]
-    threads = 1 if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "") else len(os.sched_getaffinity(0))
-    layout |= {"seeds": seeds, "device": jax.devices()[0].device_kind, "cpu": cpu, "threads": threads}
-    starts = json.loads((folder / "run.json").read_text()) if step else []
-    if step and starts[-1]["layout"] != layout:
-        print(f"{folder} goes on beside other seeds or on other hardware or versions: the same run only up to rounding")
-    starts += [{"command": shlex.join(sys.argv), "commit": commit, "layout": layout, "from_step": step}]
-    return starts, writer, lines
-
-
-def named(state):  # its arrays by name, keys as numbers: what a file can hold
-    data = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    return {jax.tree_util.keystr(at, simple=True, separator="/"): data(x) for at, x in jax.tree.leaves_with_path(state)}
-
-
-def save(outputs, state, wall_s):
-    """Writes a checkpoint of every seed, then removes all but the two newest: all seeds always share a whole one."""
-    leaves = {name: np.asarray(x) for name, x in named(state).items()}
-    for i, (folder, starts, writer, _) in enumerate(outputs):
-        own = {name: x[i] if x.ndim else x for name, x in leaves.items()}
-        own |= {name: x[: own["stored"]] for name, x in own.items() if name.startswith("replay/")}
-        starts[-1] |= {"to_step": int(own["step"]), "wall_s": round(wall_s, 1)}
-        write(folder / "run.json", json.dumps(starts, indent=1).encode())
-        writer.flush()
-        write(folder / f"checkpoint_{own['step']:010d}.npz", partial(np.savez, **own))
-    for old in [path for folder, *_ in outputs for path in list(checkpoints(folder).values())[2:]]:
-        old.unlink()
-
-
-def restore(folders, init, *inputs):
-    """The newest step of which all folders hold a readable checkpoint, and its state; else 0 and init(*inputs)."""
-    held, like = [checkpoints(folder) for folder in folders], jax.eval_shape(init, *inputs)
-    for step in [step for step in held[0] if all(step in own for own in held)]:
-        arrays = {name: np.zeros(x.shape, x.dtype) for name, x in jax.eval_shape(named, like).items()}
+    """Writes text, or what `content(file)` writes, to a temporary file that then replaces the old one: atomic."""
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(path):
         try:
-            for i, path in enumerate(own[step] for own in held):
-                saved, other = np.load(path), f"{path.parent} is of another version; use its script, or --overwrite"
-                require(set(saved.files) == set(arrays), other)
-                for name, x in arrays.items():
-                    row, ring = saved[name], name.startswith("replay/")  # of which there may be less
-                    require(row.shape[ring:] == x.shape[1 + ring :], f"{other}: {name}")
-                    x[(i, *map(slice, row.shape))[: x.ndim]] = row
-        except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
+            with open(temporary, "wb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def append(path, content):
+    with writing(path), open(path, "ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class Run:
+    """The run of one seed: a folder with args.json, run.json, metrics.csv, TensorBoard events and checkpoints."""
+
+    def __init__(self, args, seed):
+        arguments = dataclasses.asdict(args) | {"seed": seed}
+        self.args = args
+        self.seed = seed
+        self.identity = {name: value for name, value in arguments.items() if name not in CHANGEABLE}
+        name = f"{RUN_NAME.format(**arguments)}__{seed}"
+        self.folder = Path(args.runs_dir, re.sub(r"[^A-Za-z0-9_.-]", "-", name))
+
+    def saved(self, pattern="checkpoint_*.npz"):
+        """The paths of what is saved by step, the newest first."""
+        paths = sorted(self.folder.glob(pattern), reverse=True)
+        return {int(path.stem.split("_")[1]): path for path in paths}
+
+    def is_finished(self):
+        """Whether all steps are done. Refuses a folder that holds anything but this run; writes nothing."""
+        files = [path.name for path in self.folder.glob("*") if path.suffix != ".tmp"]
+        require(not files or "args.json" in files, f"{self.folder} holds no run; choose another --runs-dir")
+        if not files or (self.args.overwrite and not self.args.evaluate):
+            return False
+        new = self.identity
+        old = json.loads((self.folder / "args.json").read_text())
+        names = [name for name in {**new, **old} if new.get(name) != old.get(name)]
+        changes = ", ".join(f"{name} {old.get(name)} (now {new.get(name)})" for name in names)
+        require(new == old, f"{self.folder} holds another run: {changes}; choose another --exp-name, or --overwrite")
+        return "done" in files and max(self.saved(), default=0) >= self.args.total_timesteps
+
+    def lock(self, cleanup):
+        """Keeps other processes out of the folder until this one ends, however it ends."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            folder = os.open(self.folder, os.O_RDONLY)
+            cleanup.callback(os.close, folder)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                require(False, f"another process is at work in {self.folder}")
+
+    def start(self, session):
+        """Cuts the files back to the checkpoint that the session starts from, and opens the logs."""
+        step = session["from_step"]
+        stale = [path for saved_step, path in self.saved().items() if saved_step > step]
+        stale += [path for first, path in self.saved("actions_*.bin").items() if first >= step]
+        for pattern in ("*.tmp", "events.out*", "done"):
+            stale += self.folder.glob(pattern)
+        with writing(self.folder):
+            for path in stale:
+                path.unlink()
+            self.writer = tensorboard.summary.Writer(str(self.folder))
+        write(self.folder / "args.json", json.dumps(self.identity, indent=1))  # the old checkpoints are gone by now
+        table = self.folder / "metrics.csv"
+        rows = ["step,tag,value"]
+        for row in table.read_text().split("\n")[1:-1] if table.exists() else []:  # without a torn last one
+            row_step, tag, value = row.split(",")
+            interval = self.args.eval_interval if tag.startswith("eval/") else self.args.log_interval
+            at_end_of_shorter_run = int(row_step) % interval > 0 and int(row_step) != self.args.total_timesteps
+            if int(row_step) <= step and not at_end_of_shorter_run:
+                rows.append(row)
+                self.writer.add_scalar(tag, float(value), int(row_step))
+        write(table, "\n".join([*rows, ""]))
+        # The actions since the environment was seeded: at step 0, or by a fresh resume.
+        self.seeded_at = step if self.args.resume == "fresh" else max(self.saved("actions_*.bin"), default=0)
+        self.actions_path = self.folder / f"actions_{self.seeded_at:010d}.bin"
+        self.sessions = json.loads((self.folder / "run.json").read_text()) if step else []
+        if step and self.sessions[-1]["provenance"] != session["provenance"]:
+            say(f"{self.folder} continues with other seeds, hardware or versions: the same only up to rounding")
+        self.sessions.append(session)
+
+    def log(self, step, values):
+        rows = ""
+        with writing(self.folder):
+            for tag, value in values.items():
+                if not np.isnan(value):  # nothing to average yet
+                    rows += f"{step},{tag},{value:.9g}\n"
+                    self.writer.add_scalar(tag, value, step)
+        append(self.folder / "metrics.csv", rows.encode())
+
+
+def new_session(args, seeds, step):
+    """This process's entry in run.json: its command, and what the last bits of its results depend on."""
+    git = f"git -C {shlex.quote(str(Path(__file__).parent))} describe --always --dirty --abbrev=40 --exclude='*'"
+    commit = subprocess.getoutput(f"{git} 2> /dev/null")  # empty without git or a repository
+    cpu = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():  # on Linux, `platform` does not know the model
+        cpu = cpuinfo.read_text().partition("model name\t: ")[2].partition("\n")[0]
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", ""):
+        threads = 1
+    provenance = env_versions(args)
+    provenance |= {name: importlib.metadata.version(name) for name in PACKAGES}
+    provenance |= {"seeds": seeds, "device": jax.devices()[0].device_kind, "cpu": cpu, "threads": threads}
+    session = {"command": shlex.join(sys.argv), "commit": commit, "provenance": provenance}
+    return session | {"from_step": step, "resume": args.resume}
+
+
+def saved_part(env, state):
+    """What a checkpoint holds. It lacks the step, which is in its name, and an environment that replays actions."""
+    state = state.replace(step=None, key=jax.random.key_data(state.key))
+    return state.replace(env=None) if env.replay else state
+
+
+def named_leaves(tree):
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def save(env, runs, state, actions):
+    """Saves all seeds, then removes all checkpoints but the two newest: the seeds always have one in common."""
+    step = int(state.step)
+    leaves = named_leaves(saved_part(env, state))
+    arrays = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+    for i, run in enumerate(runs):
+        own = {name: array[i] for name, array in arrays.items()}
+        for name in own:
+            if name.startswith("replay/"):
+                own[name] = own[name][: own["stored"]]  # only the filled part
+        if env.replay:
+            append(run.actions_path, b"".join(chunk[i].tobytes() for chunk in actions))
+        with writing(run.folder):
+            run.writer.flush()
+        write(run.folder / "run.json", json.dumps(run.sessions, indent=1))
+        write(run.folder / f"checkpoint_{step:010d}.npz", partial(np.savez, **own))
+    for run in runs:
+        for path in list(run.saved().values())[2:]:
+            path.unlink()
+
+
+def read_blocks(path, name):
+    """An array of a checkpoint in blocks of rows, so that a replay is never held twice -> first row, rows."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        np.lib.format.read_magic(file)
+        (stored, *shape), _, dtype = np.lib.format.read_array_header_1_0(file)
+        row = np.dtype((dtype, tuple(shape)))
+        rows = max(1, BLOCK_BYTES // row.itemsize)
+        for first in range(0, stored, rows):
+            yield first, np.frombuffer(file.read(min(rows, stored - first) * row.itemsize), row)
+
+
+@partial(jax.jit, donate_argnums=0)
+def set_block(rings, block, seed_index, first):
+    return jax.lax.dynamic_update_slice(rings, block[None], (seed_index, first, *[0] * (block.ndim - 1)))
+
+
+def load(paths, like):
+    """Part of a state, whose structure and shapes `like` has, from the checkpoints of all seeds."""
+    arrays = []
+    for name, leaf in named_leaves(like).items():
+        if name.startswith("replay/"):
+            array = jnp.zeros(leaf.shape, leaf.dtype)
+            for i, path in enumerate(paths):
+                for first, block in read_blocks(path, name):
+                    array = set_block(array, block, i, first)
+        else:
+            array = jax.device_put(np.stack([np.load(path)[name] for path in paths]))
+        require(array.shape == leaf.shape, f"{paths[0].parent} is of another version: {name}; see --overwrite")
+        arrays.append(array)
+    return jax.tree.unflatten(jax.tree.structure(like), arrays)
+
+
+def restore(env, runs, shapes, fields):
+    """Fields of the state at the newest step of which all runs have an intact checkpoint; None if they start anew."""
+    like = jax.eval_shape(partial(saved_part, env), shapes)
+    names = named_leaves(like)
+    like = like.replace(**{name: None for name in like.__dataclass_fields__ if name not in fields})
+    common = set.intersection(*[set(run.saved()) for run in runs])
+    for step in sorted(common - {0}, reverse=True):
+        paths = [run.saved()[step] for run in runs]
+        try:
+            same = all(set(np.load(path).files) == set(names) for path in paths)
+            require(same, f"{paths[0].parent} is of another version; use its script, or --overwrite")
+            state = load(paths, like).replace(step=jnp.int32(step))
+        except Exception as error:  # damage shows as an error of the zip file, of its compression, of NumPy, ...
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
             continue
-        given = lambda x, row: jax.device_put(row) if x.shape == row.shape else jax.random.wrap_key_data(row)
-        names = jax.tree.map_with_path(lambda at, _: jax.tree_util.keystr(at, simple=True, separator="/"), like)
-        return step, jax.tree.map(given, like, jax.tree.map(arrays.get, names))
-    require(not any(map(any, held)), "no whole checkpoint is common to all seeds; finish them apart, or --overwrite")
-    return 0, init(*inputs)
+        return state if state.key is None else state.replace(key=jax.random.wrap_key_data(state.key))
+    is_new = not any(max(run.saved(), default=0) for run in runs)
+    require(is_new or 0 in common, "no intact checkpoint is common to all seeds; continue them singly, or --overwrite")
+    return None
 
 
-def check(args):  # before anything is written
-    zero = "seed gamma sticky end_e eval_e hidden_dim eval_interval checkpoint_interval".split()
-    for name, value in dataclasses.asdict(args).items():
-        most = 1 if name in ("gamma", "sticky", "end_e", "eval_e") else 2**31 - args.num_seeds
-        fits = isinstance(value, str | bool) or (0 if name in zero else 1e-9) <= value <= most
-        require(fits, f"--{name.replace('_', '-')} cannot be {value}")
-    uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval
-    require(not uneven, "--eval-interval and --checkpoint-interval must be multiples of --log-interval")
-    n, d = fractions.Fraction(str(args.replay_ratio)).as_integer_ratio()
-    require(n * d < 2**31 > args.total_timesteps * n / d, "--replay-ratio has too many digits, or makes 2^31 updates")
-    require(args.optimizer == "rmsprop" or not args.eps_in_sqrt, "--eps-in-sqrt needs --optimizer rmsprop")
-    require(args.learning_starts <= args.total_timesteps, "--learning-starts lies after the end, --total-timesteps")
-    enough = args.batch_size <= min(args.buffer_size, args.learning_starts)
-    require(enough, f"--batch-size {args.batch_size} is more than what is stored when learning starts")
+def resume_env(args, env, runs, state, cleanup):
+    """Brings an environment to the step of the state: repeats the recorded actions, or begins new episodes (fresh)."""
+    step = int(state.step)
+    first = runs[0].seeded_at
+    same = all(run.seeded_at == first for run in runs)
+    require(same, "the seeds have begun new episodes at different steps; continue them one by one")
+    if first > 0:
+        env = make_env(args, [run.seed for run in runs], first)
+        cleanup.callback(env.close)
+    if first == step:
+        say(f"new episodes from step {step:,} on: not exactly the run that was never interrupted")
+        renew = jax.vmap(partial(fresh_episode, args), in_axes=(SEED_AXES, 0), out_axes=SEED_AXES)
+        return env, jax.jit(renew)(state.replace(env=env.state), env.obs)
+    recorded = []
+    for run in runs:
+        size = (step - first) * env.action.nbytes
+        with writing(run.actions_path), open(run.actions_path, "ab") as file:
+            require(file.tell() >= size, f"{run.actions_path} is damaged; --resume fresh continues without it")
+            file.truncate(size)
+        recorded.append(np.fromfile(run.actions_path, env.action.dtype).reshape(-1, *env.action.shape))
+    env.replay(np.stack(recorded, axis=1), state.obs)
+    return env, state.replace(env=env.state)
 
 
-def main(args: Args):
+def catch_signals(cleanup):
+    """-> the signals that ask for an end, as they come; a second one ends the program."""
+    received = []
+
+    def receive(number, _):
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        cleanup.callback(signal.signal, number, signal.signal(number, receive))
+    return received
+
+
+def train(args, env, runs, session, state, signals):
+    """Trains up to the last step or a signal, with logs, evaluations and checkpoints between chunks."""
+    seeds = [run.seed for run in runs]
+    step = int(state.step)
+    seed_metrics = jax.jit(jax.vmap(partial(metrics, args), in_axes=(SEED_AXES,)))
+    chunk = chunk_length(args)
+    actions = []  # since the last checkpoint
+    bar = tqdm.tqdm(total=args.total_timesteps, initial=step, unit="step", disable=None, smoothing=0.05)
+    start = log_time = time.time()
+    log_step = step
+    last = step >= args.total_timesteps
+    while not last:
+        since_log = step % args.log_interval
+        length = min(chunk - since_log % chunk, args.log_interval - since_log, args.total_timesteps - step)
+        state, (new_actions, finite) = jax.block_until_ready(train_chunk(args, env.step, length, state))
+        broken = ~np.stack(list(finite.values()), axis=-1)  # (num_seeds, length, metrics)
+        for late, i, metric in np.argwhere(broken.swapaxes(0, 1)):  # the first one ends the run
+            where = f"in step {step + late + 1} of seed {seeds[i]} {list(finite)[metric]} was NaN or infinite"
+            require(False, f"{where}; the checkpoint of step {max(runs[i].saved())} is kept in {runs[i].folder}")
+        actions.append(np.asarray(new_actions, env.action.dtype))
+        step += length
+        bar.update(length)
+
+        ends = step == args.total_timesteps
+        if ends or step % args.log_interval == 0:
+            speed = (step - log_step) / (time.time() - log_time)
+            rows = jax.device_get(seed_metrics(state))
+            rows["charts/SPS"] = np.full(len(runs), speed)
+            if args.eval_interval and (step % args.eval_interval == 0 or ends):
+                rows |= evaluate(args, state.learner, seeds, step)
+                if bar.disable:
+                    returns = ", ".join(f"{value:.1f}" for value in rows["eval/episodic_return"])
+                    say(f"step {step:,}: evaluated with a return of {returns}; {speed:,.0f} steps/s")
+            for i, run in enumerate(runs):
+                run.log(step, {tag: values[i] for tag, values in rows.items()})
+            bar.set_postfix({tag: values.mean() for tag, values in rows.items() if "return" in tag})
+            log_time = time.time()
+            log_step = step
+        if step % args.log_interval == 0:  # at an end between two logs the sums stay, for a longer run
+            state = state.replace(metric_sums=jax.tree.map(jnp.zeros_like, state.metric_sums))
+        last = ends or bool(signals)
+        if last or (args.checkpoint_interval and step % args.checkpoint_interval == 0):
+            session.update(to_step=step, wall_s=round(time.time() - start, 1))
+            save(env, runs, state, actions)
+            actions = []
+    bar.close()
+
+    if step < args.total_timesteps:
+        say(f"stopped and saved at step {step:,}; the same command continues from there")
+        sys.exit(128 + signals[0])
+    for run in runs:
+        write(run.folder / "done", json.dumps({"step": step}))
+    for run in runs:
+        say(f"seed {run.seed}: {step:,} steps done, results in {run.folder}")
+
+
+def main(args):
     check(args)
-    make_task(args)
-    replay = jax.eval_shape(partial(init_state, args), args.seed).replay
-    needed = 1e-9 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(replay)) * args.num_seeds
-    room = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", mmap.PAGESIZE * os.sysconf("SC_PHYS_PAGES")) / 1e9
-    require(needed < room, f"the replay needs {needed:.1f} GB of {room:.1f}; lower --buffer-size or --num-seeds")
-    runs = {seed: find_run(args, seed) for seed in range(args.seed, args.seed + args.num_seeds)}
-    held = [] if args.evaluate else list(runs.items())
-    for _, (folder, _) in held:  # all, before anything in them is touched
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process
-        except BlockingIOError:
-            require(False, f"another process is at work in {folder}")
-    for seed, (folder, identity) in held:
-        for path in [path for path in folder.rglob("*") if args.overwrite and path.name != "args.json"]:
-            path.unlink() if path.is_file() else None
-        write(folder / "args.json", json.dumps(identity, indent=1).encode())
-        if (folder / "done").exists() and max(checkpoints(folder), default=0) >= args.total_timesteps:
-            print(f"{runs.pop(seed)[0]} is finished; a higher --total-timesteps goes on")
+    runs = [Run(args, seed) for seed in range(args.seed, args.seed + args.num_seeds)]
+    for run in list(runs):
+        if run.is_finished() and not args.evaluate:
+            say(f"{run.folder} is finished; a higher --total-timesteps continues it")
+            runs.remove(run)
     if not runs:
         return
-    seeds, folders = list(runs), [folder for folder, _ in runs.values()]
-    step, state = restore(folders, jax.jit(jax.vmap(partial(init_state, args), out_axes=AXES)), jnp.array(seeds))
-    if args.evaluate:
-        require(step, f"{folders[0]} holds no checkpoint to evaluate")
-        for seed, row in zip(seeds, evaluate(args, state.learner.network, seeds, step, folders), strict=True):
-            print(f"seed {seed}, step {step:,}:", *(f"{tag.removeprefix('eval/')} {x:.1f}" for tag, x in row.items()))
-        return
-    outputs = [(folder, *start(folder, step, seeds)) for folder in folders]
-    print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds} on {jax.devices()[0]}", flush=True)
-    if not step:
-        save(outputs, state, 0.0)  # so that all seeds share one at all times
-    stop = []  # signals so far: the first ends the chunk under way and saves, a second one ends the program
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: (stop.append(number), signal.signal(number, signal.SIG_DFL)))
-    most = max(1, 5000 / (max(1, args.replay_ratio) * len(seeds)))  # steps, of seconds, until a signal is served
-    size = max(n for n in range(1, args.log_interval + 1) if args.log_interval % n == 0 and n <= most)
-    bar = tqdm.tqdm(total=args.total_timesteps, initial=step, unit="step", disable=None, smoothing=0.05)
-    begin, clock, since, one_step = time.time(), time.time(), step, partial(env_step, args)
-    while step < args.total_timesteps and not stop:
-        length = min(size - step % size, args.total_timesteps - step)
-        state, finite = jax.block_until_ready(train_chunk(args, one_step, length, state))
-        for late, i in np.argwhere(~np.asarray(finite).T)[:1]:
-            where = f"in step {step + late + 1} of seed {seeds[i]} a loss was NaN or infinite"
-            require(False, f"{where}; the checkpoint of step {max(checkpoints(folders[i]))} is kept in {folders[i]}")
-        step += length
-        if step % args.log_interval == 0:
-            due, sps = args.eval_interval and step % args.eval_interval == 0, (step - since) / (time.time() - clock)
-            evaluations = evaluate(args, state.learner.network, seeds, step, folders) if due else [{}] * len(seeds)
-            rows = [row | own | {"charts/SPS": sps} for row, own in zip(metrics(args, state), evaluations, strict=True)]
-            for (folder, _, writer, lines), row in zip(outputs, rows, strict=True):
-                for tag, value in row.items():
-                    writer.add_scalar(tag, value, step)
-                    lines.append(f"{step},{tag},{value:.9g}")
-                write(folder / "metrics.csv", "\n".join(["step,tag,value", *lines, ""]).encode())
-            bar.set_postfix({tag: np.mean([x[tag] for x in rows if tag in x]) for tag in rows[0] if "return" in tag})
-            state, clock, since = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals)), time.time(), step
-        bar.update(length)
-        if stop or step == args.total_timesteps or step % (args.checkpoint_interval or step + 1) == 0:
-            save(outputs, state, time.time() - begin)
-    bar.close()
-    if stop:
-        print(f"stopped and saved at step {step:,}; the same command goes on from there", flush=True)
-        sys.exit(128 + stop[0])
-    for seed, folder in zip(seeds, folders, strict=True):
-        write(folder / "done", json.dumps({"step": step}).encode())
-        print(f"seed {seed}: {step:,} steps done, results in {folder}", flush=True)
+    with contextlib.ExitStack() as cleanup:
+        seeds = [run.seed for run in runs]
+        env = make_env(args, seeds)
+        cleanup.callback(env.close)
+        require(args.resume == "exact" or env.replay, f"checkpoints hold {args.env_id}; leave out --resume fresh")
+        init = jax.vmap(partial(init_state, args, env.action), in_axes=(0, SEED_AXES.env, 0), out_axes=SEED_AXES)
+        inputs = (jnp.array(seeds), env.state, env.obs)
+        shapes = jax.eval_shape(init, *inputs)
+        check_memory(shapes)
+        if args.evaluate:
+            state = restore(env, runs, shapes, fields=("learner",))
+            require(state is not None, f"{runs[0].folder} holds no checkpoint to evaluate")
+            rows = evaluate(args, state.learner, seeds, int(state.step))
+            for i, seed in enumerate(seeds):
+                values = [f"{tag.removeprefix('eval/')} {values[i]:.1f}" for tag, values in rows.items()]
+                say(f"seed {seed}, step {state.step:,}: {' '.join(values)}")
+            return
+        for run in runs:
+            run.lock(cleanup)
+        state = None if args.overwrite else restore(env, runs, shapes, fields=tuple(shapes.__dataclass_fields__))
+        step = 0 if state is None else int(state.step)
+        session = new_session(args, seeds, step)
+        for run in runs:
+            run.start(session)
+        say(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds} on {jax.devices()[0]}")
+        if state is None:
+            state = jax.jit(init)(*inputs)
+            save(env, runs, state, actions=[])  # marks that all seeds have started
+        elif env.replay:
+            env, state = resume_env(args, env, runs, state, cleanup)
+        train(args, env, runs, session, state, catch_signals(cleanup))
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args))
-    except OSError as error:  # a folder that cannot be made, a full disk, a closed pipe
-        require(False, f"cannot use {error.filename or 'an output'}: {error.strerror or error}; what was saved is kept")
+    main(tyro.cli(Args))

@@ -1,52 +1,145 @@
 """Soft Actor-Critic with a replay ratio: `replay_ratio` gradient updates after every environment step.
 
-Paper:  Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications" (arXiv:1812.05905), set up as in D'Oro et
-        al. 2023, "Sample-Efficient Reinforcement Learning by Breaking the Replay Ratio Barrier" (ICLR 2023).
-Run:    python algos/sac.py --env-id CheetahRun-v1 --replay-ratio 8 --num-seeds 5  (again: it goes on, to the same bits)
-Expect: at ratio 8, 194 +- 56 at step 50,000 (5 seeds; 20 minutes each on one core of an AMD EPYC).
-Written for ONE seed: `train_chunk` applies `jax.vmap`; only what steps a pool or keeps folders knows of several seeds.
+Paper:   Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications" (arXiv:1812.05905), set up as in D'Oro et
+         al. 2023, "Sample-Efficient Reinforcement Learning by Breaking the Replay Ratio Barrier" (ICLR 2023).
+Run:     python algos/sac.py --env-id CheetahRun-v1 --replay-ratio 8 --num-seeds 5
+         The same command continues an interrupted run, to the same bits.
+Expect:  at ratio 8, a return of 194 +- 56 at step 50,000 (5 seeds; 20 minutes each on one CPU core).
 """
 
-import ctypes, dataclasses, difflib, fcntl, fractions, importlib.metadata, json, mmap, os, shlex, signal
-import subprocess, sys, time
+import contextlib
+import ctypes
+import dataclasses
+import difflib
+import fcntl
+import fractions
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-import envpool, flax, flax.linen as nn, gymnasium, imageio.v3 as imageio, jax, jax.numpy as jnp, numpy as np
-import optax, tensorboard.summary, tqdm, tyro
+import envpool
+import flax
+import flax.linen as nn
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tensorboard.summary
+import tqdm
+import tyro
 from jax.custom_batching import custom_vmap, sequential_vmap
 from jax.experimental import io_callback
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    env_id: str = "CheetahRun-v1"  # task of EnvPool (DeepMind Control, Gym MuJoCo, ...) or Gymnasium (`module:Task-v0`)
-    exp_name: str = Path(__file__).stem  # name of the experiment, part of the run's folder
-    seed: int = 1  # first seed; the run holds seeds `seed` to `seed + num_seeds - 1`
-    num_seeds: int = 1  # seeds trained side by side in one program, each a run of its own with its own folder
-    total_timesteps: int = 500_000  # environment steps per seed; may be raised later, and the run goes on
-    replay_ratio: float = 1  # gradient updates per environment step; 0.25: one in 4 (BBF's code: times the batch)
-    learning_starts: int = 10_000  # the environment step of the first update; before it, actions are uniformly random
-    buffer_size: int = 1_000_000  # transitions the replay holds; after that the oldest are overwritten
-    batch_size: int = 256  # transitions per update, drawn uniformly with replacement
+    # Task
+    env_id: str = "CheetahRun-v1"  # task of EnvPool (DeepMind Control, Gym MuJoCo) or Gymnasium (`module:Task-v0`)
+    seed: int = 1  # first seed; the command trains seeds `seed` to `seed + num_seeds - 1`
+    num_seeds: int = 1  # seeds trained side by side in one program, each in its own folder
+    total_timesteps: int = 500_000  # environment steps per seed; may be raised to continue a finished run
+
+    # Algorithm
+    replay_ratio: float = 1  # gradient updates per environment step; may be a fraction
+    learning_starts: int = 10_000  # environment step of the first update; until then, actions are uniformly random
+    buffer_size: int = 1_000_000  # capacity of the replay buffer, in transitions
+    batch_size: int = 256  # transitions per update, sampled uniformly with replacement
     gamma: float = 0.99  # discount factor
-    tau: float = 0.005  # step of the target critic's moving average, taken after every update
-    learning_rate: float = 3e-4  # Adam's step size, for actor, critic and temperature
+    tau: float = 0.005  # step size of the target critic's moving average
+    learning_rate: float = 3e-4  # of Adam, for actor, critic and temperature
     hidden_dim: int = 256  # width of the two hidden layers of actor and critic
-    log_interval: int = 1_000  # environment steps between two logs, each a mean over the time since the last
-    eval_interval: int = 5_000  # environment steps between evaluations, a multiple of log_interval; 0 never evaluates
+
+    # Evaluation and logging
+    log_interval: int = 1_000  # environment steps between two logs
+    eval_interval: int = 5_000  # environment steps between two evaluations, a multiple of log_interval; 0: none
     eval_episodes: int = 10  # episodes per evaluation, with the deterministic policy
-    checkpoint_interval: int = 5_000  # environment steps between checkpoints, multiple of log_interval; 0: at the end
-    runs_dir: str = "runs"  # folder of the runs' folders
-    overwrite: bool = False  # start anew: what the folders of these runs hold is deleted
-    evaluate: bool = False  # evaluate the newest checkpoint of these runs, print the returns and change nothing
-    capture_video: bool = False  # film the first episode of each evaluation, also of --evaluate, into videos/
+
+    # Run folder
+    exp_name: str = Path(__file__).stem  # part of the folder's name
+    runs_dir: str = "runs"  # parent of all run folders
+    checkpoint_interval: int = 5_000  # environment steps between two checkpoints; 0 saves at the end only
+    resume: Literal["exact", "fresh"] = "exact"  # exact replays the recorded actions; fresh begins new episodes instead
+    overwrite: bool = False  # discard what this run has saved and start from scratch
+    evaluate: bool = False  # evaluate the newest checkpoint, print the returns and exit
+
+
+PACKAGES = ("envpool", "flax", "gymnasium", "jax", "jaxlib", "numpy", "optax")  # whose versions run.json holds
+RUN_NAME = "{env_id}__{exp_name}__rr{replay_ratio:g}"  # of a run's folder; the seed is appended
+MAY_BE_ZERO = ("gamma",)  # the other numbers are positive
+AT_MOST_ONE = ("gamma", "tau")
+
+
+def require(condition, message):
+    """Ends the program with one line and exit code 2 unless the condition holds: for errors that the user can fix."""
+    if not condition:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def check(args):
+    """Refuses arguments out of range, before anything is written."""
+    may_be_zero = ("seed", "eval_interval", "checkpoint_interval", *MAY_BE_ZERO)
+    for name, value in dataclasses.asdict(args).items():
+        smallest = 0 if name in may_be_zero else 1e-9
+        largest = 1 if name in AT_MOST_ONE else 2**31 - args.num_seeds
+        fits = isinstance(value, str | bool | None) or smallest <= value <= largest
+        require(fits, f"--{name.replace('_', '-')} cannot be {value}")
+    uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval
+    require(not uneven, "--eval-interval and --checkpoint-interval must be multiples of --log-interval")
+    check_algorithm(args)
+
+
+def check_memory(state):
+    """Refuses a state, given by its shapes, that is larger than the memory of the device."""
+    leaves = jax.tree.leaves(state)
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 1e9
+    device_stats = jax.devices()[0].memory_stats() or {}
+    host_memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = device_stats.get("bytes_limit", host_memory) / 1e9
+    require(needed < memory, f"training needs {needed:.1f} GB of {memory:.1f}; use fewer seeds or a smaller replay")
+
+
+def check_algorithm(args):
+    numerator, denominator = fractions.Fraction(str(args.replay_ratio)).as_integer_ratio()
+    require(numerator * denominator < 2**31, "--replay-ratio has too many digits")
+    require(args.total_timesteps * args.replay_ratio < 2**31, "--replay-ratio makes 2^31 updates or more")
+    require(args.learning_starts <= args.total_timesteps, "--learning-starts lies after the end, --total-timesteps")
+    enough = args.batch_size <= min(args.buffer_size, args.learning_starts)
+    require(enough, f"--batch-size {args.batch_size} is more than what is stored when learning starts")
+
+
+# ======================================================================================================================
+# ALGORITHM: everything here is written for one seed; train_chunk vmaps it.
+# ======================================================================================================================
+
+# ----------------------------------------------------------------------------------------------------------- Networks
+
+LOG_STD_MIN = -10.0
+LOG_STD_MAX = 2.0
 
 
 def dense(features, gain=2**0.5):
-    """Dense layer with an orthogonal init whose QR is never batched: jaxlib's batched QR can hang inside jit."""
-    init = nn.initializers.orthogonal(gain)
-    return nn.Dense(features, kernel_init=lambda key, *shape: sequential_vmap(lambda key: init(key, *shape))(key))
+    """A dense layer with orthogonal initialization, one seed after another: jaxlib's batched QR can hang inside jit."""
+    orthogonal = nn.initializers.orthogonal(gain)
+
+    def kernel_init(key, shape, dtype):
+        return sequential_vmap(lambda key: orthogonal(key, shape, dtype))(key)
+
+    return nn.Dense(features, kernel_init=kernel_init)
 
 
 class Actor(nn.Module):
@@ -57,8 +150,11 @@ class Actor(nn.Module):
     def __call__(self, obs):  # (..., obs_dim) -> mean, log_std: (..., action_dim)
         x = nn.relu(dense(self.hidden_dim)(obs))
         x = nn.relu(dense(self.hidden_dim)(x))
-        mean, log_std = dense(self.action_dim)(x), dense(self.action_dim, gain=1.0)(x)
-        return mean, -10 + 6 * (1 + jnp.tanh(log_std))  # squashed into [-10, 2], not clipped: its gradient only fades
+        mean = dense(self.action_dim)(x)
+        log_std = dense(self.action_dim, gain=1.0)(x)
+        # Squashed rather than clipped: the gradient fades near the bounds but never vanishes.
+        log_std = LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (1 + jnp.tanh(log_std))
+        return mean, log_std
 
 
 class Critic(nn.Module):
@@ -66,16 +162,19 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, obs, action):  # (..., obs_dim), (..., action_dim) -> (...,)
-        x = nn.relu(dense(self.hidden_dim)(jnp.concatenate([obs, action], -1)))
+        x = jnp.concatenate([obs, action], axis=-1)
+        x = nn.relu(dense(self.hidden_dim)(x))
         x = nn.relu(dense(self.hidden_dim)(x))
         return dense(1)(x).squeeze(-1)
 
 
 TwinCritic = nn.vmap(Critic, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, axis_size=2)
 
+# -------------------------------------------------------------------------------------------------------------- State
+
 
 @flax.struct.dataclass
-class Learner:  # all that is learnt: parameters and the state of their optimizers
+class Learner:  # everything that is learned
     actor: dict
     critic: dict
     target_critic: dict
@@ -90,113 +189,80 @@ class Transition:
     obs: jax.Array  # (obs_dim,)
     action: jax.Array  # (action_dim,), in [-1, 1]
     reward: jax.Array
-    terminated: jax.Array  # 1.0 if the task ended here; after a time limit, 0.0, the value goes on
+    terminated: jax.Array  # 1.0 if the task ended here; 0.0 after a time limit, where the target still bootstraps
     next_obs: jax.Array  # (obs_dim,)
 
 
 @flax.struct.dataclass
-class State:  # everything that changes while training
-    step: jax.Array  # environment steps so far, the same for every seed
-    env: jax.Array  # handle of the environments, shared by every seed
+class State:  # everything that changes during training; a checkpoint is exactly this
+    step: jax.Array  # environment steps so far, the same for all seeds
+    env: jax.Array  # handle of the environments, shared by all seeds
     key: jax.Array
     learner: Learner
-    replay: Transition  # ring buffer, leaves (buffer_size, ...)
+    replay: Transition  # ring buffer: leaves (buffer_size, ...)
     stored: jax.Array  # transitions stored so far
     obs: jax.Array  # (obs_dim,)
-    done: jax.Array  # the last step ended an episode: the next one only resets
+    done: jax.Array  # the last step ended an episode, so the next one only resets the environment
     episode_return: jax.Array
     episode_length: jax.Array
-    totals: dict  # sums since the last log, by tag
+    metric_sums: dict  # sums since the last log, by metric
 
 
-AXES = State(**dict.fromkeys(State.__dataclass_fields__, 0) | {"step": None, "env": None})
-DMC_PADDING = {  # what EnvPool gives a task because others of its DMC domain have it; dm_control does not
-    "FingerSpin-v1": ("target_position", "dist_to_target"),
-    "FishUpright-v1": ("target",),
-    **dict.fromkeys(("HumanoidStand-v1", "HumanoidWalk-v1", "HumanoidRun-v1"), ("position",)),
-} | dict.fromkeys(("QuadrupedWalk-v1", "QuadrupedRun-v1"), ("origin", "rangefinder", "ball_state", "target_position"))
-MP4 = {"extension": ".mp4", "plugin": "pyav", "codec": "h264"}
-
-
-def make_pool(env_id, seeds, film=False):  # EnvPool's or Gymnasium's -> pool, action space, first observations
-    ours, names = env_id in envpool.list_all_envs(), sorted({*envpool.list_all_envs(), *gymnasium.registry})
-    if env_id not in names and ":" not in env_id:
-        require(False, f"there is no task {env_id!r}; close names: {difflib.get_close_matches(env_id, names, 4)}")
-    options = {"env_type": "gymnasium", "env_seed": seeds} if ours else {"vectorization_mode": "sync"}
-    how, kinds = "made", (gymnasium.error.Error, ImportError)
-    if film:
-        how, kinds = "filmed (without a display it takes EGL: apt install libegl1 libgl1-mesa-dri)", Exception
-        options |= {"render_mode": "rgb_array"} | ({"render_width": 320, "render_height": 240} if ours else {})
-        for library in Path(envpool.__file__).parents[1].glob("envpool.libs/libEGL*"):
-            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)  # loaded already, but not where MuJoCo looks for it
-    try:
-        pool = (envpool.make if ours else gymnasium.make_vec)(env_id, num_envs=len(seeds), **options)
-        obs = flatten(env_id, pool.reset(seed=None if ours else seeds)[0])
-        if film:
-            imageio.imwrite("<bytes>", [pool.render()[0]], **MP4)  # a first try, which says what is wrong
-    except kinds as error:
-        require(False, f"{env_id} cannot be {how}: {error}")
-    require(ours or pool.spec.max_episode_steps, f"{env_id} has no limit: register it with max_episode_steps")
-    space = getattr(pool, "single_action_space", pool.action_space)
-    fits = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded()
-    require(fits, f"{env_id} has the actions {space}; SAC needs continuous ones with bounds, a Box of one dimension")
-    return pool, space, obs
-
-
-def flatten(env_id, obs, np=np):  # observations of n environments, an array or a dict of them -> (n, obs_dim) float32
-    if isinstance(obs, dict):
-        obs = [obs[name] for name in sorted(obs) if name not in DMC_PADDING.get(env_id, ())]
-    return np.concatenate([x.reshape(len(x), -1) for x in jax.tree.leaves(obs)], -1).astype(np.float32)
-
-
-def unscale(space, action):  # from [-1, 1], where the policy lives, to the bounds of the task
-    low, high = np.float64(space.low), np.float64(space.high)  # a float32 product and a float64 sum: alike in every
-    return ((low + high) / 2 + action * np.float32((high - low) / 2)).clip(low, high).astype(space.dtype)  # program
-
-
-def make_env(env_id, seeds):
-    """One environment per seed -> handle, first observations, step(handle, action) -> handle, (obs, reward, terminated,
-    truncated): one seed's, for `jax.vmap` with an unmapped handle. The step after an episode's end only resets."""
-    pool, space, first = make_pool(env_id, seeds)
-
-    def host_step(action):  # for Gymnasium; NumPy only: JAX inside a callback can hang
-        obs, reward, terminated, truncated, _ = pool.step(np.asarray(action))
-        return flatten(env_id, obs), np.float32(reward), terminated, truncated
-
-    out = (first, np.zeros(len(seeds), np.float32), *[np.zeros(len(seeds), bool)] * 2)
-    handle, pool_step = np.int32(0), lambda handle, action: (handle, io_callback(host_step, out, action, ordered=True))
-    if hasattr(pool, "xla"):
-        with jax.enable_x64(True):  # EnvPool speaks float64: outside of this, its buffers would be taken for float32
-            handle, _, _, pool_step = pool.xla()
-
-    def step_all(handle, action):
-        with jax.enable_x64(True):  # and nothing else in this program does
-            handle, (obs, reward, terminated, truncated, *_) = pool_step(handle, unscale(space, action))
-            return handle, (flatten(env_id, obs, jnp), reward.astype(jnp.float32), terminated, truncated)
-
-    @custom_vmap
-    def step(handle, action):
-        handle, out = step_all(handle, action[None])
-        return handle, jax.tree.map(lambda x: x[0], out)
-
-    step.def_vmap(lambda size, batched, handle, action: (step_all(handle, action), (False, (True,) * 4)))
-    return handle, first, step
-
-
-def optimizer(args):
-    return optax.flatten(optax.adam(args.learning_rate))  # one flat vector: far fewer small kernels
+SEED_AXES = State(**dict.fromkeys(State.__dataclass_fields__, 0)).replace(step=None, env=None)
 
 
 def init_learner(args, key, obs, action):
     actor_key, critic_key = jax.random.split(key)
-    actor = Actor(len(action), args.hidden_dim).init(actor_key, obs)
+    actor = Actor(action.shape[-1], args.hidden_dim).init(actor_key, obs)
     critic = TwinCritic(args.hidden_dim).init(critic_key, obs, action)
-    log_alpha, init = jnp.zeros(()), optimizer(args).init
-    return Learner(actor, critic, critic, log_alpha, init(actor), init(critic), init(log_alpha))
+    log_alpha = jnp.zeros(())
+    optimizer = make_optimizer(args)
+    return Learner(
+        actor=actor,
+        critic=critic,
+        target_critic=critic,
+        log_alpha=log_alpha,
+        actor_opt=optimizer.init(actor),
+        critic_opt=optimizer.init(critic),
+        alpha_opt=optimizer.init(log_alpha),
+    )
+
+
+def init_state(args, action, seed, env, obs):
+    """The state before the first step, in an environment that was reset; `action` is an example."""
+    key, learner_key = jax.random.split(jax.random.key(seed))
+    learner = init_learner(args, learner_key, obs, action)
+    transition = Transition(obs=obs, action=action, reward=0.0, terminated=0.0, next_obs=obs)
+
+    def zeros(rows):
+        return jax.tree.map(lambda x: jnp.zeros((rows, *jnp.shape(x))), transition)
+
+    _, info = jax.eval_shape(partial(update, args), learner, zeros(args.batch_size), key)
+    metrics = [*info, "updates", "episodes", "charts/episodic_return", "charts/episodic_length"]
+    return State(
+        step=jnp.int32(0),
+        env=env,
+        key=key,
+        learner=learner,
+        replay=zeros(args.buffer_size),
+        stored=jnp.int32(0),
+        obs=obs,
+        done=jnp.bool(False),
+        episode_return=jnp.float32(0),
+        episode_length=jnp.int32(0),
+        metric_sums=dict.fromkeys(metrics, jnp.float32(0)),
+    )
+
+
+# -------------------------------------------------------------------------------------------------- Losses and update
+
+
+def make_optimizer(args):
+    return optax.flatten(optax.adam(args.learning_rate))  # one flat vector: few large kernels instead of many small
 
 
 def sample_action(args, actor, obs, key, action_dim):
-    """Draws from the squashed Gaussian -> action (..., action_dim), log-probability (...). Paper, appendix C."""
+    """Samples the squashed Gaussian policy -> action (..., action_dim), log-probability (...). Paper, appendix C."""
     mean, log_std = Actor(action_dim, args.hidden_dim).apply(actor, obs)
     noise = jax.random.normal(key, mean.shape)
     pre_tanh = mean + jnp.exp(log_std) * noise
@@ -206,8 +272,9 @@ def sample_action(args, actor, obs, key, action_dim):
 
 
 def critic_loss(critic, args, learner, batch, key):
-    """Squared soft Bellman error of both critics, summed. Paper, equation 5, without its 1/2."""
-    next_action, next_log_prob = sample_action(args, learner.actor, batch.next_obs, key, batch.action.shape[-1])
+    """Squared soft Bellman error, summed over both critics. Paper, equation 5, without its 1/2."""
+    action_dim = batch.action.shape[-1]
+    next_action, next_log_prob = sample_action(args, learner.actor, batch.next_obs, key, action_dim)
     next_q = TwinCritic(args.hidden_dim).apply(learner.target_critic, batch.next_obs, next_action).min(0)
     next_value = next_q - jnp.exp(learner.log_alpha) * next_log_prob  # (batch,)
     target = batch.reward + args.gamma * (1 - batch.terminated) * next_value
@@ -217,7 +284,7 @@ def critic_loss(critic, args, learner, batch, key):
 
 
 def actor_loss(actor, args, critic, log_alpha, batch, key):
-    """Soft value of the policy's own actions, negated. Paper, equation 7."""
+    """Negative soft value of the policy's own actions. Paper, equation 7."""
     action, log_prob = sample_action(args, actor, batch.obs, key, batch.action.shape[-1])
     q = TwinCritic(args.hidden_dim).apply(critic, batch.obs, action).min(0)
     loss = (jnp.exp(log_alpha) * log_prob - q).mean()
@@ -226,329 +293,740 @@ def actor_loss(actor, args, critic, log_alpha, batch, key):
 
 def alpha_loss(log_alpha, entropy, action_dim):
     """Raises the temperature while the entropy is below its target. Paper, equation 18."""
-    loss = jnp.exp(log_alpha) * (entropy + action_dim / 2)  # target -dim(A)/2: SR-SAC's; the SAC paper has -dim(A)
-    return loss, {"losses/alpha_loss": loss, "losses/alpha": jnp.exp(log_alpha)}
+    target_entropy = -action_dim / 2  # SR-SAC's; the SAC paper has -action_dim
+    alpha = jnp.exp(log_alpha)
+    loss = alpha * (entropy - target_entropy)
+    return loss, {"losses/alpha_loss": loss, "losses/alpha": alpha}
 
 
-def descend(args, loss, params, opt_state, *inputs):
-    """One Adam step on `loss(params, *inputs)` -> parameters, state of the optimizer, info."""
-    grad, info = jax.grad(loss, has_aux=True)(params, *inputs)
-    change, opt_state = optimizer(args).update(grad, opt_state)
-    info |= {f"losses/{loss.__name__.replace('loss', 'grad_norm')}": optax.tree.norm(grad)}
-    return optax.apply_updates(params, change), opt_state, info
+def gradient_step(args, name, loss_fn, params, opt_state, *inputs):
+    """One Adam step on `loss_fn(params, *inputs)` -> params, opt_state, info with the norm of the gradient."""
+    grads, info = jax.grad(loss_fn, has_aux=True)(params, *inputs)
+    updates, opt_state = make_optimizer(args).update(grads, opt_state)
+    params = optax.apply_updates(params, updates)
+    return params, opt_state, info | {f"losses/{name}_grad_norm": optax.tree.norm(grads)}
 
 
-def update(args, old, batch, key):
-    """One gradient update of critic, target, actor and temperature, in this order: the actor sees the new critic."""
-    key, actor_key = jax.random.split(key)
-    critic, critic_opt, one = descend(args, critic_loss, old.critic, old.critic_opt, args, old, batch, key)
-    target_critic = optax.incremental_update(critic, old.target_critic, args.tau)
-    given = (args, critic, old.log_alpha, batch, actor_key)
-    actor, actor_opt, two = descend(args, actor_loss, old.actor, old.actor_opt, *given)
-    given = (two["losses/entropy"], batch.action.shape[-1])
-    log_alpha, alpha_opt, three = descend(args, alpha_loss, old.log_alpha, old.alpha_opt, *given)
-    return Learner(actor, critic, target_critic, log_alpha, actor_opt, critic_opt, alpha_opt), one | two | three
+def update(args, learner, batch, key):
+    """One update of critic, target critic, actor and temperature, in this order: the actor sees the new critic."""
+    critic_key, actor_key = jax.random.split(key)
+    critic, critic_opt, critic_info = gradient_step(
+        args, "critic", critic_loss, learner.critic, learner.critic_opt, args, learner, batch, critic_key
+    )
+    target_critic = optax.incremental_update(critic, learner.target_critic, args.tau)
+    actor, actor_opt, actor_info = gradient_step(
+        args, "actor", actor_loss, learner.actor, learner.actor_opt, args, critic, learner.log_alpha, batch, actor_key
+    )
+    entropy = actor_info["losses/entropy"]
+    log_alpha, alpha_opt, alpha_info = gradient_step(
+        args, "alpha", alpha_loss, learner.log_alpha, learner.alpha_opt, entropy, batch.action.shape[-1]
+    )
+    learner = Learner(
+        actor=actor,
+        critic=critic,
+        target_critic=target_critic,
+        log_alpha=log_alpha,
+        actor_opt=actor_opt,
+        critic_opt=critic_opt,
+        alpha_opt=alpha_opt,
+    )
+    return learner, critic_info | actor_info | alpha_info
 
 
-def updates_by(args, step):  # floor(step * replay_ratio), exact in integers, of Python's or JAX's kind
-    n, d = fractions.Fraction(str(args.replay_ratio)).as_integer_ratio()
-    return step // d * n + step % d * n // d
+# ----------------------------------------------------------------------------------------------------------- Training
+
+
+def num_updates_until(args, step):
+    """Gradient updates that belong to the first `step` steps: floor(step * replay_ratio), exact in 32-bit integers."""
+    numerator, denominator = fractions.Fraction(str(args.replay_ratio)).as_integer_ratio()
+    return step // denominator * numerator + step % denominator * numerator // denominator
+
+
+def add_to(sums, values):
+    return sums | {name: sums[name] + value for name, value in values.items()}
 
 
 def train_step(args, env_step, state, _):
-    """One environment step, then the updates that are due."""
+    """One environment step, then the gradient updates that belong to it."""
     key, act_key, random_key, update_key = jax.random.split(state.key, 4)
     step = state.step + 1
     learning = step >= args.learning_starts
+
+    # Act. A NaN ends the run after this chunk, but it must not reach the environment.
     action, _ = sample_action(args, state.learner.actor, state.obs, act_key, state.replay.action.shape[-1])
-    draw = jax.random.uniform(random_key, action.shape, minval=-1, maxval=1)
-    action = jnp.where(learning & jnp.isfinite(action), action, draw)  # a NaN ends the run, but not in the environment
+    random_action = jax.random.uniform(random_key, action.shape, minval=-1, maxval=1)
+    action = jnp.where(learning & jnp.isfinite(action), action, random_action)
     env, (next_obs, reward, terminated, truncated) = env_step(state.env, action)
-    row = Transition(state.obs, action, reward, terminated.astype(jnp.float32), next_obs)
-    index = jnp.where(state.done, args.buffer_size, state.stored % args.buffer_size)  # a mere reset is not stored
-    replay = jax.tree.map(lambda ring, x: ring.at[index].set(x, mode="drop"), state.replay, row)
+
+    # Store. The step after an episode's end only resets the environment: an index past the end drops it.
+    transition = Transition(
+        obs=state.obs, action=action, reward=reward, terminated=terminated.astype(jnp.float32), next_obs=next_obs
+    )
+    index = jnp.where(state.done, args.buffer_size, state.stored % args.buffer_size)
+    replay = jax.tree.map(lambda ring, x: ring.at[index].set(x, mode="drop"), state.replay, transition)
     stored = state.stored + ~state.done
 
+    # Learn.
     def one_update(i, carry):
-        learner, totals = carry
+        learner, sums = carry
         sample_key, key = jax.random.split(jax.random.fold_in(update_key, i))
         index = jax.random.randint(sample_key, (args.batch_size,), 0, jnp.minimum(stored, args.buffer_size))
-        learner, info = update(args, learner, jax.tree.map(lambda ring: ring[index], replay), key)
-        return learner, totals | {tag: totals[tag] + x for tag, x in (info | {"updates": 1}).items()}
+        batch = jax.tree.map(lambda ring: ring[index], replay)
+        learner, info = update(args, learner, batch, key)
+        return learner, add_to(sums, info | {"updates": 1})
 
-    due = jnp.where(learning, updates_by(args, step) - updates_by(args, step - 1), 0)  # 0 or 1 at ratios below 1
-    learner, totals = jax.lax.fori_loop(0, due, one_update, (state.learner, state.totals))
-    done, returned = terminated | truncated, jnp.where(state.done, 0.0, state.episode_return + reward)
-    length = jnp.where(state.done, 0, state.episode_length + 1)
-    ended = {"episodes": 1, "charts/episodic_return": returned, "charts/episodic_length": length}
-    totals |= {tag: totals[tag] + jnp.where(done, x, 0) for tag, x in ended.items()}
-    state = State(step, env, key, learner, replay, stored, next_obs, done, returned, length, totals)
-    return state, (action, jnp.isfinite(jnp.stack(list(totals.values()))).all())
+    num_updates = num_updates_until(args, step) - num_updates_until(args, step - 1)
+    num_updates = jnp.where(learning, num_updates, 0)
+    learner, sums = jax.lax.fori_loop(0, num_updates, one_update, (state.learner, state.metric_sums))
+
+    # Log.
+    done = terminated | truncated
+    episode_return = jnp.where(state.done, 0.0, state.episode_return + reward)
+    episode_length = jnp.where(state.done, 0, state.episode_length + 1)
+    episode = {"episodes": 1, "charts/episodic_return": episode_return, "charts/episodic_length": episode_length}
+    sums = add_to(sums, {name: jnp.where(done, value, 0) for name, value in episode.items()})
+    finite = {name: jnp.isfinite(total) for name, total in sums.items()}
+
+    state = State(
+        step=step,
+        env=env,
+        key=key,
+        learner=learner,
+        replay=replay,
+        stored=stored,
+        obs=next_obs,
+        done=done,
+        episode_return=episode_return,
+        episode_length=episode_length,
+        metric_sums=sums,
+    )
+    return state, (action, finite)
+
+
+def fresh_episode(args, state, obs):
+    """The state in a new episode, whose first observation is given: --resume fresh. The replay needs no seam."""
+    return state.replace(
+        obs=obs,
+        done=jnp.bool(False),
+        episode_return=jnp.float32(0),
+        episode_length=jnp.int32(0),
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_chunk(args, env_step, length, state):
-    """`length` steps of all seeds -> state, what `train_step` gives out of each, leaves (num_seeds, length, ...)."""
-    chunk = lambda state: jax.lax.scan(partial(train_step, args, env_step), state, None, length)
-    return jax.vmap(chunk, in_axes=(AXES,), out_axes=(AXES, 0))(state)
+    """`length` steps of all seeds -> state, (actions, finite) with leaves (num_seeds, length, ...)."""
+
+    def one_seed(state):
+        return jax.lax.scan(partial(train_step, args, env_step), state, None, length)
+
+    return jax.vmap(one_seed, in_axes=(SEED_AXES,), out_axes=(SEED_AXES, 0))(state)
 
 
-def init_state(args, action_dim, env, seed, obs):
-    key, learner_key = jax.random.split(jax.random.key(seed))
-    zero, count, action = jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros(action_dim)
-    learner = init_learner(args, learner_key, obs, action)
-    row = Transition(obs, action, zero, zero, obs)
-    rows = lambda n: jax.tree.map(lambda x: jnp.zeros((n, *x.shape)), row)
-    tags = jax.eval_shape(partial(update, args), learner, rows(args.batch_size), key)[1]
-    totals = dict.fromkeys((*tags, "updates", "episodes", "charts/episodic_return", "charts/episodic_length"), zero)
-    return State(count, env, key, learner, rows(args.buffer_size), count, obs, count > 0, zero, count, totals)
+def chunk_length(args):
+    """Steps between two looks at signals, logs and checkpoints: about 1,000 updates, in equal parts of a log's."""
+    updates_per_step = max(1, args.replay_ratio) * args.num_seeds
+    chunks = math.ceil(args.log_interval * updates_per_step / 1_000)
+    return math.ceil(args.log_interval / chunks)
 
 
 def metrics(args, state):
-    """What is logged, a dict per seed: tag -> mean since the last log. What does not exist yet is absent."""
-    norm = jax.vmap(jax.jit(optax.tree.norm))
-    now = {f"losses/{x}_norm": norm(getattr(state.learner, x)) for x in ("actor", "critic")}
-    totals, now = jax.device_get((state.totals, now | {"charts/stored_transitions": state.stored}))
-    updates = max(0, updates_by(args, int(state.step)) - updates_by(args, args.learning_starts - 1))
-    known = {"charts/updates": updates}
-    counts = {"charts": totals.pop("episodes"), "losses": totals.pop("updates")}
-    for i in range(len(counts["charts"])):
-        means = {tag: (x[i], counts[tag.split("/")[0]][i]) for tag, x in totals.items()}
-        means = {tag: x / count for tag, (x, count) in means.items() if count}
-        yield means | {tag: x[i] for tag, x in now.items()} | known
+    """What is logged: means since the last log, NaN where there is nothing to average yet, and current values."""
+    sums = state.metric_sums
+    means = {}
+    for name, total in sums.items():
+        count = sums["updates"] if name.startswith("losses/") else sums["episodes"]
+        means[name] = total / count
+    del means["updates"], means["episodes"]
+    updates_before = num_updates_until(args, args.learning_starts - 1)
+    return means | {
+        "losses/actor_norm": optax.tree.norm(state.learner.actor),
+        "losses/critic_norm": optax.tree.norm(state.learner.critic),
+        "charts/stored_transitions": state.stored,
+        "charts/updates": jnp.maximum(0, num_updates_until(args, state.step) - updates_before),
+    }
+
+
+# ======================================================================================================================
+# ENVIRONMENT AND EVALUATION: the same text in all scripts for EnvPool's and Gymnasium's continuous tasks.
+# ======================================================================================================================
+
+
+class Env(NamedTuple):
+    """One environment per seed: what the RUN band needs of it."""
+
+    state: Any  # at the first step; SEED_AXES.env says whether it has an axis of seeds
+    obs: Any  # first observations (num_seeds, ...)
+    action: np.ndarray  # an example of one seed's action: its shape and dtype in the record of actions
+    step: Callable  # (state, action) -> state, what train_step expects; of one seed, to be vmapped
+    replay: Callable | None  # (actions, obs) repeats recorded actions at a resume; None if checkpoints hold `state`
+    close: Callable  # frees what the environments hold
+
+
+# Parts of EnvPool's DeepMind Control observations that dm_control does not have: tasks of one domain share a format.
+HUMANOID_PADDING = ("position",)
+QUADRUPED_PADDING = ("origin", "rangefinder", "ball_state", "target_position")
+PADDING = {
+    "FingerSpin-v1": ("target_position", "dist_to_target"),
+    "FishUpright-v1": ("target",),
+    "HumanoidStand-v1": HUMANOID_PADDING,
+    "HumanoidWalk-v1": HUMANOID_PADDING,
+    "HumanoidRun-v1": HUMANOID_PADDING,
+    "QuadrupedWalk-v1": QUADRUPED_PADDING,
+    "QuadrupedRun-v1": QUADRUPED_PADDING,
+}
+
+
+def env_versions(args):
+    """Versions that results depend on and that no package names: MuJoCo's, inside EnvPool."""
+    if args.env_id not in envpool.list_all_envs():
+        return {}
+    library = ctypes.CDLL(str(*Path(envpool.__file__).parent.glob("mujoco/mujoco_dmc_envpool.*")))
+    library.mj_versionString.restype = ctypes.c_char_p
+    return {"mujoco": library.mj_versionString().decode()}
+
+
+def close_names(env_id, names):
+    """Names that may be meant: spelled alike, or of the same game as it is called elsewhere (ALE/Pong-v5)."""
+    close = difflib.get_close_matches(env_id, names, 4)
+    for name in names:
+        game = name.partition("-")[0].lower()
+        if len(game) > 3 and game in env_id.lower():
+            close.append(name)
+    return ", ".join(dict.fromkeys(close)) or "none"
+
+
+def new_seeds(seeds, step, episodes):
+    """Seeds of environments that begin at this step, `episodes` of them for each seed of the run."""
+    found = []
+    for seed in seeds:
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        found += jax.random.randint(key, (episodes,), 0, 2**31 - 1).tolist()
+    return found
+
+
+def make_pool(env_id, seeds):
+    """A pool of environments, one per seed, from EnvPool or Gymnasium.
+
+    -> pool, action space, a function that makes its observations flat, first observations (already so)
+    """
+    in_envpool = env_id in envpool.list_all_envs()
+    names = sorted({*envpool.list_all_envs(), *gymnasium.registry})
+    known = env_id in names or ":" in env_id
+    require(known, f"there is no task {env_id!r}; close names: {close_names(env_id, names)}")
+    try:
+        if in_envpool:
+            pool = envpool.make(env_id, env_type="gymnasium", num_envs=len(seeds), env_seed=seeds)
+            action_space = pool.action_space
+            obs_space = pool.observation_space
+        else:
+            pool = gymnasium.make_vec(env_id, num_envs=len(seeds), vectorization_mode="sync")
+            action_space = pool.single_action_space
+            obs_space = pool.single_observation_space
+            require(pool.spec.max_episode_steps, f"{env_id} has no limit: register it with max_episode_steps")
+    except ModuleNotFoundError as error:
+        require(False, f"{env_id} cannot be made: {error}; its module must lie beside the script or on PYTHONPATH")
+    except (gymnasium.error.Error, ImportError) as error:
+        require(False, f"{env_id} cannot be made: {error}")
+    is_box = isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1
+    fits = is_box and action_space.is_bounded() and np.issubdtype(action_space.dtype, np.floating)
+    require(fits, f"{env_id} has actions {action_space}; SAC needs a Box of floats with bounds and one dimension")
+    require(obs_space.is_np_flattenable, f"{env_id} has observations {obs_space}, which are no arrays of a fixed size")
+    obs, _ = pool.reset(seed=None if in_envpool else seeds)
+    flat = partial(flatten, env_id, obs_space)
+    return pool, action_space, flat, flat(obs)
+
+
+def flatten(env_id, space, obs, xp=np):
+    """Observations of n environments -> (n, obs_dim) float32; `xp` is np or jnp. Discrete ones become one-hot."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        names = [name for name in sorted(obs) if name not in PADDING.get(env_id, ())]
+        parts = [flatten(env_id, space[name], obs[name], xp) for name in names]
+    elif isinstance(space, gymnasium.spaces.Tuple):
+        parts = [flatten(env_id, part, own, xp) for part, own in zip(space, obs, strict=True)]
+    elif isinstance(space, gymnasium.spaces.Discrete):
+        parts = [xp.eye(space.n)[obs - space.start]]
+    elif isinstance(space, gymnasium.spaces.MultiDiscrete):
+        numbers = (obs - space.start).reshape(len(obs), -1)
+        parts = [xp.eye(size)[numbers[:, i]] for i, size in enumerate(space.nvec.reshape(-1))]
+    else:
+        parts = [obs.reshape(len(obs), -1)]
+    return xp.concatenate(parts, axis=-1).astype(xp.float32)
+
+
+def unscale(space, action):
+    """Actions in [-1, 1], where the policy lives -> actions within the bounds of the task."""
+    low = np.float64(space.low)
+    high = np.float64(space.high)
+    middle = (low + high) / 2
+    half_range = np.float32((high - low) / 2)
+    # A float32 product and a float64 sum: the same bits inside and outside jit.
+    action = middle + action * half_range
+    return action.clip(low, high).astype(space.dtype)
+
+
+def make_env(args, seeds, step=0):
+    """Steps all environments of a pool at once when vmapped over seeds. The step after an episode's end only resets.
+
+    A fresh resume names its step: its episodes are others than the first ones.
+    """
+    pool_seeds = seeds if step == 0 else new_seeds(seeds, 2**31 - 1 - step, 1)
+    pool, space, flat, first_obs = make_pool(args.env_id, pool_seeds)
+
+    def host_step(action):  # NumPy only: JAX inside a callback can hang
+        obs, reward, terminated, truncated, _ = pool.step(np.asarray(action))
+        return flat(obs), np.float32(reward), terminated, truncated
+
+    def callback_step(handle, action):
+        flags = np.zeros(len(seeds), bool)
+        shapes = (first_obs, np.zeros(len(seeds), np.float32), flags, flags)
+        return handle, io_callback(host_step, shapes, action, ordered=True)
+
+    def envpool_step(handle, action):
+        handle, (obs, reward, terminated, truncated, *_) = xla_step(handle, action)
+        return handle, (flat(obs, jnp), reward.astype(jnp.float32), terminated, truncated)
+
+    handle = np.int32(0)
+    pool_step = callback_step
+    if hasattr(pool, "xla"):
+        with jax.enable_x64(True):  # EnvPool speaks float64: outside of this, its buffers would be taken for float32
+            handle, _, _, xla_step = pool.xla()
+        pool_step = envpool_step
+
+    def step_all(handle, action):
+        with jax.enable_x64(True):
+            return pool_step(handle, unscale(space, action))
+
+    @custom_vmap
+    def step(handle, action):
+        handle, results = step_all(handle, action[None])
+        return handle, jax.tree.map(lambda x: x[0], results)
+
+    @step.def_vmap
+    def _(num_seeds, is_batched, handle, action):
+        return step_all(handle, action), (False, (True,) * 4)
+
+    def replay(actions, expected_obs):
+        obs = first_obs
+        for action in tqdm.tqdm(actions, "replaying", disable=None):  # (num_seeds, action_dim)
+            obs, *_ = pool.step(unscale(space, action))
+            obs = flat(obs)
+        repeats = np.array_equal(obs, expected_obs)
+        advice = "continue with new episodes by --resume fresh, or --overwrite it"
+        require(repeats, f"{args.env_id} does not repeat itself (a clock?), or its record is damaged; {advice}")
+
+    return Env(
+        state=handle,
+        obs=first_obs,
+        action=np.zeros(space.shape, np.float32),
+        step=step,
+        replay=replay,
+        close=pool.close,
+    )
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def greedy_action(args, actors, obs, action_dim):  # (num_seeds, episodes, obs_dim) -> (num_seeds, episodes, action_dim)
-    return jax.vmap(lambda actor, obs: jnp.tanh(Actor(action_dim, args.hidden_dim).apply(actor, obs)[0]))(actors, obs)
+def select_actions(args, actors, obs, action_dim):
+    """Deterministic actions (num_seeds, episodes, action_dim) for observations (num_seeds, episodes, obs_dim)."""
+
+    def one_seed(actor, obs):
+        mean, _ = Actor(action_dim, args.hidden_dim).apply(actor, obs)
+        return jnp.tanh(mean)
+
+    return jax.vmap(one_seed)(actors, obs)
 
 
-def evaluate(args, actors, seeds, step, folders):
-    """Plays episodes in a fresh pool, seeded by seed and step to be repeatable -> what is logged, a dict per seed."""
+def evaluate(args, learner, seeds, step):
+    """Plays episodes in a fresh pool, seeded by seed and step so that they can be repeated -> tag: (num_seeds,)."""
     shape = (len(seeds), args.eval_episodes)
-    draw = lambda seed: jax.random.randint(jax.random.fold_in(jax.random.key(seed), step), shape[1:], 0, 2**31 - 1)
-    pool, space, obs = make_pool(args.env_id, [int(x) for seed in seeds for x in draw(seed)], args.capture_video)
-    returns, lengths, done, films = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool), [[] for _ in seeds]
-    camera = 0 if isinstance(pool.observation_space, gymnasium.spaces.Dict) else None  # DMC's first follows the robot
+    pool, space, flat, obs = make_pool(args.env_id, new_seeds(seeds, step, args.eval_episodes))
+    returns = np.zeros(shape)
+    lengths = np.zeros(shape)
+    done = np.zeros(shape, bool)
     while not done.all():
-        for i in np.flatnonzero(~done[:, 0]) if args.capture_video and lengths.max() % 2 == 0 else ():
-            first = i * args.eval_episodes  # of the seed's environments
-            films[i].append(pool.render(first, camera)[0] if hasattr(pool, "xla") else pool.envs[first].render())
-        action = np.asarray(greedy_action(args, actors, obs.reshape(*shape, -1), *space.shape))
-        obs, reward, terminated, truncated, _ = pool.step(unscale(space, action.reshape(-1, *space.shape)))
-        obs, returns, lengths = flatten(args.env_id, obs), returns + ~done * reward.reshape(shape), lengths + ~done
+        action = select_actions(args, learner.actor, obs.reshape(*shape, -1), *space.shape)
+        action = np.asarray(action).reshape(-1, *space.shape)
+        obs, reward, terminated, truncated, _ = pool.step(unscale(space, action))
+        obs = flat(obs)
+        returns += ~done * reward.reshape(shape)
+        lengths += ~done
         done |= (terminated | truncated).reshape(shape)
-    for own, length, film, folder in zip(returns, lengths.mean(1), films, folders, strict=True):
-        if film:
-            movie = imageio.imwrite("<bytes>", film, **MP4, fps=pool.metadata.get("render_fps", 50) / 2)
-            write(folder / f"videos/step_{step:010d}.mp4", movie)
-        row = {"eval/episodic_return": own.mean(), "eval/episodic_length": length}
-        yield row | {f"eval/episode_{i}": x for i, x in enumerate(own)}
+    pool.close()
+    return evaluation_metrics(returns, lengths)
 
 
-def require(condition, message):  # for what the user can mend: one line, exit code 2
-    if not condition:
-        print(f"error: {message}", file=sys.stderr, flush=True)
-        sys.exit(2)
+def evaluation_metrics(returns, lengths):  # (num_seeds, eval_episodes) -> tag: (num_seeds,)
+    means = {"eval/episodic_return": returns.mean(1), "eval/episodic_length": lengths.mean(1)}
+    return means | {f"eval/episode_{i}": episode_returns for i, episode_returns in enumerate(returns.T)}
+
+
+# ======================================================================================================================
+# RUN: folders, checkpoints, logs and the loop. The same text in every script: a reader may stop here.
+# ======================================================================================================================
+
+# Arguments that may change when a run is continued; all others identify it.
+CHANGEABLE = ("num_seeds", "total_timesteps", "checkpoint_interval", "runs_dir", "resume", "overwrite", "evaluate")
+BLOCK_BYTES = 2**24  # of a checkpoint's replay, read at a time
+
+
+def say(line):
+    """Prints a line; a reader who has left (`| head`) does not end the run."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Reports a full disk or a missing permission in one line. Errors of the task are not ours and stay whole."""
+    try:
+        yield
+    except OSError as error:
+        require(False, f"cannot write {error.filename or path}: {error.strerror or error}; what was saved is kept")
 
 
 def write(path, content):
-    """Writes bytes, or what a function gives a file, beside the old file and renames: the path always holds a whole."""
-    beside = path.with_name(path.name + ".tmp")
-    path.parent.mkdir(exist_ok=True)
-    try:
-        with open(beside, "wb") as file:
-            content(file) if callable(content) else file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.rename(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def find_run(args, seed):
-    """A run's folder, and the arguments that identify it; ends the program if it holds another run. Changes nothing."""
-    folder = Path(args.runs_dir, f"{args.env_id}__{args.exp_name}__rr{args.replay_ratio:g}__{seed}".replace("/", "-"))
-    free = ("num_seeds", "total_timesteps", "checkpoint_interval", "runs_dir", "overwrite", "evaluate", "capture_video")
-    now = {name: value for name, value in dataclasses.asdict(args).items() if name not in free} | {"seed": seed}
-    held = [path.name for path in folder.glob("*") if path.suffix != ".tmp"]
-    require(not held or "args.json" in held, f"{folder} holds no run; move it away or choose another --runs-dir")
-    old = json.loads((folder / "args.json").read_text()) if held and (args.evaluate or not args.overwrite) else now
-    other = ", ".join(f"{k} {old.get(k)} (now {now.get(k)})" for k in now | old if now.get(k) != old.get(k))
-    require(not other, f"{folder} holds another run: {other}; choose another --exp-name, or --overwrite it")
-    return folder, now
-
-
-def checkpoints(folder):  # step -> path, newest first
-    return {int(path.stem.split("_")[1]): path for path in sorted(folder.glob("checkpoint_*.npz"), reverse=True)}
-
-
-def start(folder, step, seeds):
-    """Takes a run's files back to its checkpoint: what a killed run wrote after it goes -> its starts for run.json, the
-    writer of TensorBoard's events, the lines of metrics.csv."""
-    stale = [path for newer, path in checkpoints(folder).items() if newer > step]
-    for path in [*stale, *folder.rglob("*.tmp"), *folder.glob("events.out*"), *folder.glob("done")]:
-        path.unlink()
-    lines = [line for csv in folder.glob("metrics.csv") for line in csv.read_text().split("\n")[1:-1]]
-    lines, writer = [x for x in lines if int(x.split(",")[0]) <= step], tensorboard.summary.Writer(str(folder))
-    write(folder / "metrics.csv", "\n".join(["step,tag,value", *lines, ""]).encode())
-    for at, tag, value in (line.split(",") for line in lines):
-        writer.add_scalar(tag, float(value), int(at))
-    git = "git describe --always --dirty --abbrev=40 --exclude='*'"  # a shell's, which may know none
-    commit = subprocess.run(git, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
-    layout = {x: importlib.metadata.version(x) for x in "jax jaxlib flax optax envpool gymnasium gymnax numpy".split()}
-    cpu = Path("/proc/cpuinfo").read_text().split("model name\t: ")[-1].split("\n")[0]
-    threads = 1 if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", "") else len(os.sched_getaffinity(0))
-    layout |= {"seeds": seeds, "device": jax.devices()[0].device_kind, "cpu": cpu, "threads": threads}
-    starts = json.loads((folder / "run.json").read_text()) if step else []
-    if step and starts[-1]["layout"] != layout:
-        print(f"{folder} goes on beside other seeds or on other hardware or versions: the same run only up to rounding")
-    starts += [{"command": shlex.join(sys.argv), "commit": commit, "layout": layout, "from_step": step}]
-    return starts, writer, lines
-
-
-def named(state):  # its arrays by name, keys as numbers: what a file can hold
-    data = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    return {jax.tree_util.keystr(at, simple=True, separator="/"): data(x) for at, x in jax.tree.leaves_with_path(state)}
-
-
-def save(outputs, state, wall_s):
-    """Writes a checkpoint of every seed, then removes all but the two newest: all seeds always share a whole one."""
-    leaves = {name: np.asarray(x) for name, x in named(state).items()}
-    for i, (folder, starts, writer, _) in enumerate(outputs):
-        own = {name: x[i] if x.ndim else x for name, x in leaves.items()}
-        own |= {name: x[: own["stored"]] for name, x in own.items() if name.startswith("replay/")}
-        starts[-1] |= {"to_step": int(own["step"]), "wall_s": round(wall_s, 1)}
-        write(folder / "run.json", json.dumps(starts, indent=1).encode())
-        writer.flush()
-        write(folder / f"checkpoint_{own['step']:010d}.npz", partial(np.savez, **own))
-    for old in [path for folder, *_ in outputs for path in list(checkpoints(folder).values())[2:]]:
-        old.unlink()
-
-
-def restore(folders, init, *inputs):
-    """The newest step of which all folders hold a readable checkpoint, and its state; else 0 and init(*inputs)."""
-    held, like = [checkpoints(folder) for folder in folders], jax.eval_shape(init, *inputs)
-    for step in [step for step in held[0] if all(step in own for own in held)]:
-        arrays = {name: np.zeros(x.shape, x.dtype) for name, x in jax.eval_shape(named, like).items()}
+    """Writes text, or what `content(file)` writes, to a temporary file that then replaces the old one: atomic."""
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(path):
         try:
-            for i, path in enumerate(own[step] for own in held):
-                saved, other = np.load(path), f"{path.parent} is of another version; use its script, or --overwrite"
-                require(set(saved.files) == set(arrays), other)
-                for name, x in arrays.items():
-                    row, ring = saved[name], name.startswith("replay/")  # of which there may be less
-                    require(row.shape[ring:] == x.shape[1 + ring :], f"{other}: {name}")
-                    x[(i, *map(slice, row.shape))[: x.ndim]] = row
-        except Exception as error:  # of many kinds: a file that was cut or altered fails as a zip or by its checksum
+            with open(temporary, "wb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def append(path, content):
+    with writing(path), open(path, "ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class Run:
+    """The run of one seed: a folder with args.json, run.json, metrics.csv, TensorBoard events and checkpoints."""
+
+    def __init__(self, args, seed):
+        arguments = dataclasses.asdict(args) | {"seed": seed}
+        self.args = args
+        self.seed = seed
+        self.identity = {name: value for name, value in arguments.items() if name not in CHANGEABLE}
+        name = f"{RUN_NAME.format(**arguments)}__{seed}"
+        self.folder = Path(args.runs_dir, re.sub(r"[^A-Za-z0-9_.-]", "-", name))
+
+    def saved(self, pattern="checkpoint_*.npz"):
+        """The paths of what is saved by step, the newest first."""
+        paths = sorted(self.folder.glob(pattern), reverse=True)
+        return {int(path.stem.split("_")[1]): path for path in paths}
+
+    def is_finished(self):
+        """Whether all steps are done. Refuses a folder that holds anything but this run; writes nothing."""
+        files = [path.name for path in self.folder.glob("*") if path.suffix != ".tmp"]
+        require(not files or "args.json" in files, f"{self.folder} holds no run; choose another --runs-dir")
+        if not files or (self.args.overwrite and not self.args.evaluate):
+            return False
+        new = self.identity
+        old = json.loads((self.folder / "args.json").read_text())
+        names = [name for name in {**new, **old} if new.get(name) != old.get(name)]
+        changes = ", ".join(f"{name} {old.get(name)} (now {new.get(name)})" for name in names)
+        require(new == old, f"{self.folder} holds another run: {changes}; choose another --exp-name, or --overwrite")
+        return "done" in files and max(self.saved(), default=0) >= self.args.total_timesteps
+
+    def lock(self, cleanup):
+        """Keeps other processes out of the folder until this one ends, however it ends."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            folder = os.open(self.folder, os.O_RDONLY)
+            cleanup.callback(os.close, folder)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                require(False, f"another process is at work in {self.folder}")
+
+    def start(self, session):
+        """Cuts the files back to the checkpoint that the session starts from, and opens the logs."""
+        step = session["from_step"]
+        stale = [path for saved_step, path in self.saved().items() if saved_step > step]
+        stale += [path for first, path in self.saved("actions_*.bin").items() if first >= step]
+        for pattern in ("*.tmp", "events.out*", "done"):
+            stale += self.folder.glob(pattern)
+        with writing(self.folder):
+            for path in stale:
+                path.unlink()
+            self.writer = tensorboard.summary.Writer(str(self.folder))
+        write(self.folder / "args.json", json.dumps(self.identity, indent=1))  # the old checkpoints are gone by now
+        table = self.folder / "metrics.csv"
+        rows = ["step,tag,value"]
+        for row in table.read_text().split("\n")[1:-1] if table.exists() else []:  # without a torn last one
+            row_step, tag, value = row.split(",")
+            interval = self.args.eval_interval if tag.startswith("eval/") else self.args.log_interval
+            at_end_of_shorter_run = int(row_step) % interval > 0 and int(row_step) != self.args.total_timesteps
+            if int(row_step) <= step and not at_end_of_shorter_run:
+                rows.append(row)
+                self.writer.add_scalar(tag, float(value), int(row_step))
+        write(table, "\n".join([*rows, ""]))
+        # The actions since the environment was seeded: at step 0, or by a fresh resume.
+        self.seeded_at = step if self.args.resume == "fresh" else max(self.saved("actions_*.bin"), default=0)
+        self.actions_path = self.folder / f"actions_{self.seeded_at:010d}.bin"
+        self.sessions = json.loads((self.folder / "run.json").read_text()) if step else []
+        if step and self.sessions[-1]["provenance"] != session["provenance"]:
+            say(f"{self.folder} continues with other seeds, hardware or versions: the same only up to rounding")
+        self.sessions.append(session)
+
+    def log(self, step, values):
+        rows = ""
+        with writing(self.folder):
+            for tag, value in values.items():
+                if not np.isnan(value):  # nothing to average yet
+                    rows += f"{step},{tag},{value:.9g}\n"
+                    self.writer.add_scalar(tag, value, step)
+        append(self.folder / "metrics.csv", rows.encode())
+
+
+def new_session(args, seeds, step):
+    """This process's entry in run.json: its command, and what the last bits of its results depend on."""
+    git = f"git -C {shlex.quote(str(Path(__file__).parent))} describe --always --dirty --abbrev=40 --exclude='*'"
+    commit = subprocess.getoutput(f"{git} 2> /dev/null")  # empty without git or a repository
+    cpu = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():  # on Linux, `platform` does not know the model
+        cpu = cpuinfo.read_text().partition("model name\t: ")[2].partition("\n")[0]
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", ""):
+        threads = 1
+    provenance = env_versions(args)
+    provenance |= {name: importlib.metadata.version(name) for name in PACKAGES}
+    provenance |= {"seeds": seeds, "device": jax.devices()[0].device_kind, "cpu": cpu, "threads": threads}
+    session = {"command": shlex.join(sys.argv), "commit": commit, "provenance": provenance}
+    return session | {"from_step": step, "resume": args.resume}
+
+
+def saved_part(env, state):
+    """What a checkpoint holds. It lacks the step, which is in its name, and an environment that replays actions."""
+    state = state.replace(step=None, key=jax.random.key_data(state.key))
+    return state.replace(env=None) if env.replay else state
+
+
+def named_leaves(tree):
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def save(env, runs, state, actions):
+    """Saves all seeds, then removes all checkpoints but the two newest: the seeds always have one in common."""
+    step = int(state.step)
+    leaves = named_leaves(saved_part(env, state))
+    arrays = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+    for i, run in enumerate(runs):
+        own = {name: array[i] for name, array in arrays.items()}
+        for name in own:
+            if name.startswith("replay/"):
+                own[name] = own[name][: own["stored"]]  # only the filled part
+        if env.replay:
+            append(run.actions_path, b"".join(chunk[i].tobytes() for chunk in actions))
+        with writing(run.folder):
+            run.writer.flush()
+        write(run.folder / "run.json", json.dumps(run.sessions, indent=1))
+        write(run.folder / f"checkpoint_{step:010d}.npz", partial(np.savez, **own))
+    for run in runs:
+        for path in list(run.saved().values())[2:]:
+            path.unlink()
+
+
+def read_blocks(path, name):
+    """An array of a checkpoint in blocks of rows, so that a replay is never held twice -> first row, rows."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        np.lib.format.read_magic(file)
+        (stored, *shape), _, dtype = np.lib.format.read_array_header_1_0(file)
+        row = np.dtype((dtype, tuple(shape)))
+        rows = max(1, BLOCK_BYTES // row.itemsize)
+        for first in range(0, stored, rows):
+            yield first, np.frombuffer(file.read(min(rows, stored - first) * row.itemsize), row)
+
+
+@partial(jax.jit, donate_argnums=0)
+def set_block(rings, block, seed_index, first):
+    return jax.lax.dynamic_update_slice(rings, block[None], (seed_index, first, *[0] * (block.ndim - 1)))
+
+
+def load(paths, like):
+    """Part of a state, whose structure and shapes `like` has, from the checkpoints of all seeds."""
+    arrays = []
+    for name, leaf in named_leaves(like).items():
+        if name.startswith("replay/"):
+            array = jnp.zeros(leaf.shape, leaf.dtype)
+            for i, path in enumerate(paths):
+                for first, block in read_blocks(path, name):
+                    array = set_block(array, block, i, first)
+        else:
+            array = jax.device_put(np.stack([np.load(path)[name] for path in paths]))
+        require(array.shape == leaf.shape, f"{paths[0].parent} is of another version: {name}; see --overwrite")
+        arrays.append(array)
+    return jax.tree.unflatten(jax.tree.structure(like), arrays)
+
+
+def restore(env, runs, shapes, fields):
+    """Fields of the state at the newest step of which all runs have an intact checkpoint; None if they start anew."""
+    like = jax.eval_shape(partial(saved_part, env), shapes)
+    names = named_leaves(like)
+    like = like.replace(**{name: None for name in like.__dataclass_fields__ if name not in fields})
+    common = set.intersection(*[set(run.saved()) for run in runs])
+    for step in sorted(common - {0}, reverse=True):
+        paths = [run.saved()[step] for run in runs]
+        try:
+            same = all(set(np.load(path).files) == set(names) for path in paths)
+            require(same, f"{paths[0].parent} is of another version; use its script, or --overwrite")
+            state = load(paths, like).replace(step=jnp.int32(step))
+        except Exception as error:  # damage shows as an error of the zip file, of its compression, of NumPy, ...
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
             continue
-        given = lambda x, row: jax.device_put(row) if x.shape == row.shape else jax.random.wrap_key_data(row)
-        names = jax.tree.map_with_path(lambda at, _: jax.tree_util.keystr(at, simple=True, separator="/"), like)
-        return step, jax.tree.map(given, like, jax.tree.map(arrays.get, names))
-    require(not any(map(any, held)), "no whole checkpoint is common to all seeds; finish them apart, or --overwrite")
-    return 0, init(*inputs)
+        return state if state.key is None else state.replace(key=jax.random.wrap_key_data(state.key))
+    is_new = not any(max(run.saved(), default=0) for run in runs)
+    require(is_new or 0 in common, "no intact checkpoint is common to all seeds; continue them singly, or --overwrite")
+    return None
 
 
-def check(args):  # before anything is written
-    for name, value in dataclasses.asdict(args).items():
-        least = 0 if name in ("seed", "gamma", "eval_interval", "checkpoint_interval", "reset_interval") else 1e-9
-        most = 1 if name in ("gamma", "tau") else 2**31 - args.num_seeds
-        fits = isinstance(value, str | bool) or least <= value <= most
-        require(fits, f"--{name.replace('_', '-')} cannot be {value}")
-    uneven = args.eval_interval % args.log_interval or args.checkpoint_interval % args.log_interval
-    require(not uneven, "--eval-interval and --checkpoint-interval must be multiples of --log-interval")
-    n, d = fractions.Fraction(str(args.replay_ratio)).as_integer_ratio()
-    require(n * d < 2**31 > args.total_timesteps * n / d, "--replay-ratio has too many digits, or makes 2^31 updates")
-    require(args.learning_starts <= args.total_timesteps, "--learning-starts lies after the end, --total-timesteps")
-    enough = args.batch_size <= min(args.buffer_size, args.learning_starts)
-    require(enough, f"--batch-size {args.batch_size} is more than what is stored when learning starts")
+def resume_env(args, env, runs, state, cleanup):
+    """Brings an environment to the step of the state: repeats the recorded actions, or begins new episodes (fresh)."""
+    step = int(state.step)
+    first = runs[0].seeded_at
+    same = all(run.seeded_at == first for run in runs)
+    require(same, "the seeds have begun new episodes at different steps; continue them one by one")
+    if first > 0:
+        env = make_env(args, [run.seed for run in runs], first)
+        cleanup.callback(env.close)
+    if first == step:
+        say(f"new episodes from step {step:,} on: not exactly the run that was never interrupted")
+        renew = jax.vmap(partial(fresh_episode, args), in_axes=(SEED_AXES, 0), out_axes=SEED_AXES)
+        return env, jax.jit(renew)(state.replace(env=env.state), env.obs)
+    recorded = []
+    for run in runs:
+        size = (step - first) * env.action.nbytes
+        with writing(run.actions_path), open(run.actions_path, "ab") as file:
+            require(file.tell() >= size, f"{run.actions_path} is damaged; --resume fresh continues without it")
+            file.truncate(size)
+        recorded.append(np.fromfile(run.actions_path, env.action.dtype).reshape(-1, *env.action.shape))
+    env.replay(np.stack(recorded, axis=1), state.obs)
+    return env, state.replace(env=env.state)
 
 
-def main(args: Args):
+def catch_signals(cleanup):
+    """-> the signals that ask for an end, as they come; a second one ends the program."""
+    received = []
+
+    def receive(number, _):
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        cleanup.callback(signal.signal, number, signal.signal(number, receive))
+    return received
+
+
+def train(args, env, runs, session, state, signals):
+    """Trains up to the last step or a signal, with logs, evaluations and checkpoints between chunks."""
+    seeds = [run.seed for run in runs]
+    step = int(state.step)
+    seed_metrics = jax.jit(jax.vmap(partial(metrics, args), in_axes=(SEED_AXES,)))
+    chunk = chunk_length(args)
+    actions = []  # since the last checkpoint
+    bar = tqdm.tqdm(total=args.total_timesteps, initial=step, unit="step", disable=None, smoothing=0.05)
+    start = log_time = time.time()
+    log_step = step
+    last = step >= args.total_timesteps
+    while not last:
+        since_log = step % args.log_interval
+        length = min(chunk - since_log % chunk, args.log_interval - since_log, args.total_timesteps - step)
+        state, (new_actions, finite) = jax.block_until_ready(train_chunk(args, env.step, length, state))
+        broken = ~np.stack(list(finite.values()), axis=-1)  # (num_seeds, length, metrics)
+        for late, i, metric in np.argwhere(broken.swapaxes(0, 1)):  # the first one ends the run
+            where = f"in step {step + late + 1} of seed {seeds[i]} {list(finite)[metric]} was NaN or infinite"
+            require(False, f"{where}; the checkpoint of step {max(runs[i].saved())} is kept in {runs[i].folder}")
+        actions.append(np.asarray(new_actions, env.action.dtype))
+        step += length
+        bar.update(length)
+
+        ends = step == args.total_timesteps
+        if ends or step % args.log_interval == 0:
+            speed = (step - log_step) / (time.time() - log_time)
+            rows = jax.device_get(seed_metrics(state))
+            rows["charts/SPS"] = np.full(len(runs), speed)
+            if args.eval_interval and (step % args.eval_interval == 0 or ends):
+                rows |= evaluate(args, state.learner, seeds, step)
+                if bar.disable:
+                    returns = ", ".join(f"{value:.1f}" for value in rows["eval/episodic_return"])
+                    say(f"step {step:,}: evaluated with a return of {returns}; {speed:,.0f} steps/s")
+            for i, run in enumerate(runs):
+                run.log(step, {tag: values[i] for tag, values in rows.items()})
+            bar.set_postfix({tag: values.mean() for tag, values in rows.items() if "return" in tag})
+            log_time = time.time()
+            log_step = step
+        if step % args.log_interval == 0:  # at an end between two logs the sums stay, for a longer run
+            state = state.replace(metric_sums=jax.tree.map(jnp.zeros_like, state.metric_sums))
+        last = ends or bool(signals)
+        if last or (args.checkpoint_interval and step % args.checkpoint_interval == 0):
+            session.update(to_step=step, wall_s=round(time.time() - start, 1))
+            save(env, runs, state, actions)
+            actions = []
+    bar.close()
+
+    if step < args.total_timesteps:
+        say(f"stopped and saved at step {step:,}; the same command continues from there")
+        sys.exit(128 + signals[0])
+    for run in runs:
+        write(run.folder / "done", json.dumps({"step": step}))
+    for run in runs:
+        say(f"seed {run.seed}: {step:,} steps done, results in {run.folder}")
+
+
+def main(args):
     check(args)
-    _, space, obs = make_pool(args.env_id, [args.seed], args.capture_video)
-    needed = 4e-9 * (2 * obs.size + space.shape[0] + 2) * args.buffer_size * args.num_seeds
-    room = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", mmap.PAGESIZE * os.sysconf("SC_PHYS_PAGES")) / 1e9
-    require(needed < room, f"the replay needs {needed:.1f} GB of {room:.1f}; lower --buffer-size or --num-seeds")
-    runs = {seed: find_run(args, seed) for seed in range(args.seed, args.seed + args.num_seeds)}
-    held = [] if args.evaluate else list(runs.items())
-    for _, (folder, _) in held:  # all, before anything in them is touched
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process
-        except BlockingIOError:
-            require(False, f"another process is at work in {folder}")
-    for seed, (folder, identity) in held:
-        for path in [path for path in folder.rglob("*") if args.overwrite and path.name != "args.json"]:
-            path.unlink() if path.is_file() else None
-        write(folder / "args.json", json.dumps(identity, indent=1).encode())
-        if (folder / "done").exists() and max(checkpoints(folder), default=0) >= args.total_timesteps:
-            print(f"{runs.pop(seed)[0]} is finished; a higher --total-timesteps goes on")
+    runs = [Run(args, seed) for seed in range(args.seed, args.seed + args.num_seeds)]
+    for run in list(runs):
+        if run.is_finished() and not args.evaluate:
+            say(f"{run.folder} is finished; a higher --total-timesteps continues it")
+            runs.remove(run)
     if not runs:
         return
-    seeds, folders = list(runs), [folder for folder, _ in runs.values()]
-    env, obs, env_step = make_env(args.env_id, seeds)
-    init = jax.vmap(partial(init_state, args, *space.shape), in_axes=(None, 0, 0), out_axes=AXES)
-    step, state = restore(folders, jax.jit(init), None, jnp.array(seeds), obs)
-    if args.evaluate:
-        require(step, f"{folders[0]} holds no checkpoint to evaluate")
-        for seed, row in zip(seeds, evaluate(args, state.learner.actor, seeds, step, folders), strict=True):
-            print(f"seed {seed}, step {step:,}:", *(f"{tag.removeprefix('eval/')} {x:.1f}" for tag, x in row.items()))
-        return
-    outputs = [(folder, *start(folder, step, seeds)) for folder in folders]
-    print(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds} on {jax.devices()[0]}", flush=True)
-    read = lambda folder: np.resize(np.fromfile(folder / "actions.f32", np.float32), (step, *space.shape))
-    actions = [np.stack([read(folder) for folder in folders])] if step else []
-    if not step:
-        save(outputs, state, 0.0)  # so that all seeds share one at all times
-    else:
-        step_all = jax.jit(jax.vmap(env_step, in_axes=(None, 0), out_axes=(None, 0)))
-        for action in tqdm.tqdm(actions[0].swapaxes(0, 1), "replaying", disable=None):  # no pool can be saved
-            env, (obs, *_) = step_all(env, action)
-        require(np.array_equal(obs, state.obs), f"{args.env_id} does not repeat itself (a clock?); see --overwrite")
-    state = state.replace(env=env)
-    stop = []  # signals so far: the first ends the chunk under way and saves, a second one ends the program
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: (stop.append(number), signal.signal(number, signal.SIG_DFL)))
-    most = max(1, 1000 / (args.replay_ratio * len(seeds)))  # steps of a few seconds: between chunks, signals are served
-    size = max(n for n in range(1, args.log_interval + 1) if args.log_interval % n == 0 and n <= most)
-    bar = tqdm.tqdm(total=args.total_timesteps, initial=step, unit="step", disable=None, smoothing=0.05)
-    begin, clock, since = time.time(), time.time(), step
-    while step < args.total_timesteps and not stop:
-        length = min(size - step % size, args.total_timesteps - step)
-        state, (taken, finite) = jax.block_until_ready(train_chunk(args, env_step, length, state))
-        actions.append(np.asarray(taken))
-        for late, i in np.argwhere(~np.asarray(finite).T)[:1]:
-            where = f"in step {step + late + 1} of seed {seeds[i]} a loss was NaN or infinite"
-            require(False, f"{where}; the checkpoint of step {max(checkpoints(folders[i]))} is kept in {folders[i]}")
-        step += length
-        if step % args.log_interval == 0:
-            due, sps = args.eval_interval and step % args.eval_interval == 0, (step - since) / (time.time() - clock)
-            evaluations = evaluate(args, state.learner.actor, seeds, step, folders) if due else [{}] * len(seeds)
-            rows = [row | own | {"charts/SPS": sps} for row, own in zip(metrics(args, state), evaluations, strict=True)]
-            for (folder, _, writer, lines), row in zip(outputs, rows, strict=True):
-                for tag, value in row.items():
-                    writer.add_scalar(tag, value, step)
-                    lines.append(f"{step},{tag},{value:.9g}")
-                write(folder / "metrics.csv", "\n".join(["step,tag,value", *lines, ""]).encode())
-            bar.set_postfix({tag: np.mean([x[tag] for x in rows if tag in x]) for tag in rows[0] if "return" in tag})
-            state, clock, since = state.replace(totals=jax.tree.map(jnp.zeros_like, state.totals)), time.time(), step
-        bar.update(length)
-        if stop or step == args.total_timesteps or step % (args.checkpoint_interval or step + 1) == 0:
-            for folder, own in zip(folders, np.concatenate(actions, 1), strict=True):
-                write(folder / "actions.f32", own.tobytes())
-            save(outputs, state.replace(env=None), time.time() - begin)
-    bar.close()
-    if stop:
-        print(f"stopped and saved at step {step:,}; the same command goes on from there", flush=True)
-        sys.exit(128 + stop[0])
-    for seed, folder in zip(seeds, folders, strict=True):
-        write(folder / "done", json.dumps({"step": step}).encode())
-        print(f"seed {seed}: {step:,} steps done, results in {folder}", flush=True)
+    with contextlib.ExitStack() as cleanup:
+        seeds = [run.seed for run in runs]
+        env = make_env(args, seeds)
+        cleanup.callback(env.close)
+        require(args.resume == "exact" or env.replay, f"checkpoints hold {args.env_id}; leave out --resume fresh")
+        init = jax.vmap(partial(init_state, args, env.action), in_axes=(0, SEED_AXES.env, 0), out_axes=SEED_AXES)
+        inputs = (jnp.array(seeds), env.state, env.obs)
+        shapes = jax.eval_shape(init, *inputs)
+        check_memory(shapes)
+        if args.evaluate:
+            state = restore(env, runs, shapes, fields=("learner",))
+            require(state is not None, f"{runs[0].folder} holds no checkpoint to evaluate")
+            rows = evaluate(args, state.learner, seeds, int(state.step))
+            for i, seed in enumerate(seeds):
+                values = [f"{tag.removeprefix('eval/')} {values[i]:.1f}" for tag, values in rows.items()]
+                say(f"seed {seed}, step {state.step:,}: {' '.join(values)}")
+            return
+        for run in runs:
+            run.lock(cleanup)
+        state = None if args.overwrite else restore(env, runs, shapes, fields=tuple(shapes.__dataclass_fields__))
+        step = 0 if state is None else int(state.step)
+        session = new_session(args, seeds, step)
+        for run in runs:
+            run.start(session)
+        say(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds} on {jax.devices()[0]}")
+        if state is None:
+            state = jax.jit(init)(*inputs)
+            save(env, runs, state, actions=[])  # marks that all seeds have started
+        elif env.replay:
+            env, state = resume_env(args, env, runs, state, cleanup)
+        train(args, env, runs, session, state, catch_signals(cleanup))
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args))
-    except OSError as error:  # a folder that cannot be made, a full disk, a closed pipe
-        require(False, f"cannot use {error.filename or 'an output'}: {error.strerror or error}; what was saved is kept")
+    main(tyro.cli(Args))

@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -81,6 +82,17 @@ def parse_flags(words):
     return flags
 
 
+def folder_name(name):
+    """A run's name as the scripts turn it into that of its folder: without characters that have a meaning elsewhere."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)
+
+
+def provenance_of(session):
+    """What made a session of a run, by an entry of its run.json: versions, device, threads, seeds. Older runs call it
+    `layout`, and the oldest have `versions` and all else beside them."""
+    return session.get("versions", {}) | session.get("layout", {}) | session.get("provenance", {})
+
+
 def whole_number(name, value):
     try:
         number = int(value)
@@ -113,9 +125,9 @@ def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, ext
                     words = [f"algos/{script}.py"]
                     for name, value in (own | flags | {"runs-dir": runs_dir}).items():
                         words += [f"--{name}"] if value is None else [f"--{name}", str(value)]
-                    stem = f"{env_id}__{flags.get('exp-name') or algo}__rr{ratio:g}__".replace("/", "-")
-                    folders = tuple(str(Path(ROOT, runs_dir, f"{stem}{seed}")) for seed in numbers)
-                    name = stem + (f"{first}-{numbers[-1]}" if len(numbers) > 1 else f"{first}")
+                    stem = f"{env_id}__{flags.get('exp-name') or algo}__rr{ratio:g}__"
+                    folders = tuple(str(Path(ROOT, runs_dir, folder_name(f"{stem}{seed}"))) for seed in numbers)
+                    name = folder_name(stem + (f"{first}-{numbers[-1]}" if len(numbers) > 1 else f"{first}"))
                     steps = whole_number("total-timesteps", flags["total-timesteps"])
                     jobs.append(Job(name, tuple(words), folders, str(Path(ROOT, runs_dir, "sweep")), steps, ratio))
     require(len({job.name for job in jobs}) == len(jobs), "two jobs of this sweep would share a run's folder")

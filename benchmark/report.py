@@ -31,7 +31,7 @@ import tyro
 from rliable import library
 from scipy import stats
 
-from benchmark.jobs import require
+from benchmark.jobs import provenance_of, require
 from benchmark.suites import ATARI26, EVALUATION, SUITES, Suite
 
 matplotlib.use("agg")
@@ -325,9 +325,7 @@ def read_runs(path):
     runs = defaultdict(list)
     try:
         for _, run in sorted(json.loads(path.read_text()).items() if path.is_file() else ()):
-            starts = [
-                {"command": s["command"]} | s | s.get("versions", {}) | s.get("layout", {}) for s in run["starts"]
-            ]
+            starts = [{"command": start["command"]} | start | provenance_of(start) for start in run["starts"]]
             args = run["args"] | {"seed": int(run["args"]["seed"])}
             runs[args["exp_name"], float(args["replay_ratio"])].append({"args": args, "starts": starts})
     except (AttributeError, KeyError, TypeError, ValueError):

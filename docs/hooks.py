@@ -40,8 +40,8 @@ def load(path):
 
 @cache
 def copies():
-    """tests/algorithms/test_copies.py, which owns the rules of declared children."""
-    return load(ROOT / "tests" / "algorithms" / "test_copies.py")
+    """tools/copies.py, which owns the rules of declared children."""
+    return load(ROOT / "tools" / "copies.py")
 
 
 @cache
@@ -114,7 +114,7 @@ def flags_table(name):
     text = program(name)
     declared = copies().declaration(text) if name in scripts() else None
     inherited = {}
-    for parent in reversed(declared[0] if declared else []):
+    for parent in reversed(declared.parents if declared else []):
         inherited |= {own: (kind, default) for own, kind, default, _ in arguments(scripts()[Path(parent).stem])}
     rows = ["| flag | default | what it does |", "|---|---|---|"]
     for own, kind, default, about in arguments(text):
@@ -138,34 +138,53 @@ def title(text):
     return ast.get_docstring(ast.parse(text)).split("\n")[0].rstrip(".")
 
 
+def declaration(name):
+    """What a child's docstring declares; None for a root."""
+    return copies().declaration(scripts()[name])
+
+
 def parents(name):
-    declared = copies().declaration(scripts()[name])
-    return [Path(parent).stem for parent in declared[0]] if declared else []
+    declared = declaration(name)
+    return [Path(parent).stem for parent in declared.parents] if declared else []
+
+
+def diff_lines(old, new):
+    """A definition against its parent's: lines (sign, number in the parent, number in the script, index in its source).
+    Either of the two may be None."""
+    before = old.source.splitlines() if old else []
+    after = new.source.splitlines() if new else []
+    first_old = old.first if old else 0
+    first_new = new.first if new else 0
+    lines = []
+    for tag, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if tag == "equal":
+            lines += [(" ", first_old + i, first_new + c + i - a, c + i - a) for i in range(a, b)]
+            continue
+        lines += [("-", first_old + i, None, i) for i in range(a, b)]
+        lines += [("+", None, first_new + i, i) for i in range(c, d)]
+    return lines
 
 
 def changes(name):
-    """How a script's declared definitions differ from its parents', in the script's order: [(name, is it new, lines,
-    old source, new source)]. A line is (sign, number in the parent, number in the script, index in its source)."""
-    text = scripts()[name]
-    declared = copies().declaration(text)
+    """How a script differs from its parents, in the script's order, then what it leaves out:
+    [(name, note, lines of diff_lines, old source, new source)]."""
+    declared = declaration(name)
     if declared is None:
         raise DocsError(f"{name} is a root: it has no parent to differ from")
-    mine, found = copies().definitions(text), []
-    number = lambda text, source: text[: text.index(source)].count("\n") + 1
-    for own in [own for own in mine if own in declared[1]]:
-        origin = next((p for p in declared[0] if own in copies().definitions(scripts()[Path(p).stem])), None)
-        old = copies().definitions(scripts()[Path(origin).stem])[own] if origin else ""
-        first_old = number(scripts()[Path(origin).stem], old) if origin else 0
-        first_new = number(text, mine[own])
-        before, after, lines = old.splitlines(), mine[own].splitlines(), []
-        for tag, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
-            if tag == "equal":
-                lines += [(" ", first_old + i, first_new + c + i - a, c + i - a) for i in range(a, b)]
-                continue
-            lines += [("-", first_old + i, None, i) for i in range(a, b)]
-            lines += [("+", None, first_new + i, i) for i in range(c, d)]
-        found.append((own, not origin, lines, old, mine[own]))
-    return found
+    mine = copies().definitions(scripts()[name])
+    theirs = {parent: copies().definitions(scripts()[Path(parent).stem]) for parent in declared.parents}
+    found = []
+    for own in [own for own in mine if own in declared.differs]:
+        origin = next((parent for parent in theirs if own in theirs[parent]), None)
+        note = f"in {origin} and here" if origin else "new"
+        found.append((own, note, theirs[origin][own] if origin else None, mine[own]))
+    first = declared.parents[0]
+    found += [(own, f"of {first}, not here", theirs[first][own], None) for own in declared.without]
+    sources = [(own, note, diff_lines(old, new), old, new) for own, note, old, new in found]
+    return [
+        (own, note, lines, old.source if old else "", new.source if new else "")
+        for own, note, lines, old, new in sources
+    ]
 
 
 def highlighted(source):
@@ -179,17 +198,28 @@ def highlighted(source):
     return highlight(source, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).splitlines()
 
 
+def in_words(names):
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def diff_html(name):
     """The declared definitions of a child, each as a diff against its parent's."""
     found = changes(name)
+    declared = declaration(name)
     signs = [sign for *_, lines, _, _ in found for sign, *_ in lines]
-    rest = len(copies().definitions(scripts()[name])) - len(found)
     of = " and ".join(f"`{parent}.py`" for parent in parents(name))
-    blocks = [
-        f"`{name}.py` against {of}: {signs.count('+')} lines added and {signs.count('-')} removed, in {len(found)} "
-        f"definitions. The other {rest} definitions are the same text.\n"
-    ]
-    for own, new, lines, old, source in found:
+    about = f"`{name}.py` against {of}: {signs.count('+')} lines added and {signs.count('-')} removed, in {len(found)} "
+    about += "definitions."
+    for parent, names in declared.takes.items():
+        about += f" From `{parent}` it takes {in_words(names)}, unchanged."
+    text = scripts()[name]
+    blocks = ["ENVIRONMENT AND EVALUATION", "RUN"]
+    if all(block in copies().bands(text) for block in blocks):
+        same = copies().family(text) == copies().family(scripts()[parents(name)[0]])
+        about += " The rest of header and ALGORITHM is the same text, and so is RUN. "
+        about += "ENVIRONMENT AND EVALUATION is " + ("the same, too." if same else "that of another family.")
+    blocks = [about + "\n"]
+    for own, note, lines, old, source in found:
         near = {j for i, line in enumerate(lines) if line[0] != " " for j in range(i - CONTEXT, i + CONTEXT + 1)}
         before, after = highlighted(old), highlighted(source)
         rows, gap = [], False
@@ -206,7 +236,6 @@ def diff_html(name):
                 f'<span class="diff-{kind}"><span class="diff-number">{numbers} {sign} </span>{code or " "}</span>'
             )
             gap = False
-        note = "new" if new else f"in {of.replace('`', '')} and here"
         blocks.append(
             f'<div class="highlight no-copy diff"><p class="diff-name"><code>{own}</code> {note}</p>'
             f"<pre><code>{''.join(rows)}</code></pre></div>\n"
@@ -223,8 +252,7 @@ def tree_html(_=None):
     def node(name):
         change = ""
         if parents(name):
-            declared = copies().declaration(scripts()[name])[1]
-            order = [own for own in copies().definitions(scripts()[name]) if own in declared]
+            order = [own for own in copies().definitions(scripts()[name]) if own in declaration(name).differs]
             added = sum(sign == "+" for _, _, lines, _, _ in changes(name) for sign, *_ in lines)
             others = "".join(f"; and of {other}.py" for other in parents(name)[1:])
             names = ", ".join(f"<code>{own}</code>" for own in order)
@@ -316,17 +344,19 @@ def provenance(runs):
     commits, machines, versions = {}, {}, {}
     for run in runs:
         for start in run["starts"]:
-            layout = start.get("layout", start | start.get("versions", {}))
+            # Older runs have `layout` for it; the oldest have versions, and all else beside them.
+            made = start.get("provenance") or start.get("layout") or start | start.get("versions", {})
             commit = start["commit"]
             date = commit_date(commit)
             commits[
                 f"{commit[:7] or 'unknown'}{'-dirty' if 'dirty' in commit else ''}" + (f" ({date})" if date else "")
             ] = 1
-            cpu, device, threads = layout.get("cpu", ""), layout["device"], layout["threads"]
+            cpu, device, threads = made.get("cpu", ""), made["device"], made["threads"]
             where = cpu if device == "cpu" or not cpu else f"{device}, {cpu}" if device != cpu else cpu
             machines[f"{where or device}, {threads} thread{'s' * (threads > 1)} a run"] = 1
-            player = "gymnax" if "MinAtar" in run["args"].get("env_id", "") and "gymnax" in layout else "envpool"
-            versions[f"jax {layout['jax']}, {player.replace('envpool', 'EnvPool')} {layout[player]}"] = 1
+            on_minatar = "MinAtar" in run["args"].get("env_id", "") and "gymnax" in made
+            player = "gymnax" if on_minatar or "envpool" not in made else "envpool"
+            versions[f"jax {made['jax']}, {player.replace('envpool', 'EnvPool')} {made[player]}"] = 1
     return f"Commit {', '.join(commits)}; {'; '.join(machines)}; {'; '.join(versions)}."
 
 
@@ -337,7 +367,7 @@ def script_of(run):
 
 def resets_within(run):
     """Resets that a run saw, from its arguments: those due before its last step."""
-    args, last = run["args"], run["starts"][-1]["to_step"] - 1
+    args, last = run["args"], max(start.get("to_step", 0) for start in run["starts"]) - 1
     if not args.get("reset_interval"):
         return args.get("reset_interval")
     due = lambda step: int(step * args["replay_ratio"] // args["reset_interval"])
@@ -357,7 +387,7 @@ def expect_table(name):
         curves, runs = committed(suite)
         rows, used, resetting = [], [], False
         for (algo, ratio, env), seeds in sorted(curves.items(), key=lambda item: (item[0][2], item[0][1], item[0][0])):
-            folders = [f"{env}__{algo}__rr{ratio:g}__{seed}".replace("/", "-") for seed in seeds]
+            folders = [re.sub(r"[^\w.-]", "-", f"{env}__{algo}__rr{ratio:g}__{seed}", flags=re.A) for seed in seeds]
             for folder in folders:
                 if folder not in runs:
                     raise DocsError(f"benchmark/results/{suite}/run.json lacks {folder}, which curves.csv has")
@@ -370,7 +400,7 @@ def expect_table(name):
             values = [*whole.values()]
             used += own
             returned = number(fmean(values)) + (f" ± {number(stdev(values))}" if len(values) > 1 else "")
-            minutes = [sum(start["wall_s"] for start in run["starts"]) / 60 for run in own]
+            minutes = [sum(start.get("wall_s", 0) for start in run["starts"]) / 60 for run in own]
             took = f"{min(minutes):.0f} to {max(minutes):.0f}" if len(minutes) > 1 else f"{minutes[0]:.0f}"
             resets = resets_within(own[0])
             resetting |= resets is not None

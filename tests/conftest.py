@@ -113,6 +113,6 @@ def sr_sac():
 
 def pytest_collection_modifyitems(items):
     """The longest files first: two processes take a file at a time, and should end together."""
-    longest = "resume dqn spr scripts atari sweep churn docs seeds video".split()
+    longest = "resume dqn spr scripts atari sweep churn docs seeds film".split()
     order = {f"test_{name}": place for place, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))

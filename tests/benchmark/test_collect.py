@@ -9,7 +9,7 @@ import sys
 import pytest
 from common import ROOT, environment
 
-from benchmark import collect
+from benchmark import collect, jobs
 
 EVALUATIONS = {5_000: 1.25, 10_000: 1234.56789}
 
@@ -157,3 +157,16 @@ def test_the_committed_tables_are_in_this_form():
         assert set(made) == runs
         for name, entry in made.items():
             assert entry["starts"] and all(start["commit"] and start["command"] for start in entry["starts"]), name
+
+
+def test_runs_of_all_versions_of_the_scripts(tmp_path):
+    """What made a run is called `layout` or `provenance`; a folder may be named with or without a colon."""
+    for seed, named in ((1, "layout"), (2, "provenance")):
+        folder = make_run(tmp_path / "runs", seed=seed)
+        start = json.loads((folder / "run.json").read_text())[0] | {named: {"jax": "1"}}
+        (folder / "run.json").write_text(json.dumps([start]))
+        folder.rename(folder.with_name(folder.name.replace("__", ":" if seed == 1 else "-")))
+    run(tmp_path)
+    made = json.loads((tmp_path / "results" / "dmc_cpu" / "run.json").read_text())
+    assert [jobs.provenance_of(own["starts"][0]) for own in made.values()] == [{"jax": "1"}] * 2
+    assert {(row[3], row[4]) for row in table(tmp_path)[1:]} == {("CheetahRun-v1", "1"), ("CheetahRun-v1", "2")}

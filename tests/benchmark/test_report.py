@@ -168,7 +168,8 @@ def test_reset_steps_are_the_papers(ratio, every):
 @pytest.mark.parametrize("interval, ratio", [(7, 0.25), (10, 3), (5, 1.5), (3, 8), (100, 0.3)])
 def test_reset_steps_are_the_scripts(sr_sac, interval, ratio):
     args = sr_sac.Args(reset_interval=interval, replay_ratio=ratio)
-    rises = [step for step in range(1, 400) if sr_sac.resets_by(args, step) > sr_sac.resets_by(args, step - 1)]
+    until = [sr_sac.num_resets_until(args, step) for step in range(400)]
+    rises = [step for step in range(1, 400) if until[step] > until[step - 1]]
     assert report.reset_steps(interval, ratio, 400) == tuple(rises)
     assert rises
 
@@ -180,7 +181,7 @@ def test_reset_steps_with_an_end_are_the_scripts(script, ratio):
     script = load(script)
     for end in (0, 399, 400, 1000):
         args = script.Args(reset_interval=160, resets_end=end, replay_ratio=ratio)
-        until = [int(script.resets_until(args, step)) for step in range(500)]
+        until = [int(script.num_resets_until(args, step)) for step in range(500)]
         rises = [step for step in range(1, 500) if until[step] > until[step - 1]]
         assert report.reset_steps(160, ratio, 500, end) == tuple(rises)
         assert bool(rises) == (end * ratio >= 320)
@@ -243,7 +244,12 @@ def write_results(folder, runs, name="dmc_cpu", metric=report.EVALUATION, made=T
             args = {"env_id": env, "exp_name": algo, "seed": seed, "replay_ratio": ratio, "total_timesteps": 50_000}
             args |= {"reset_interval": 256_000} if algo == "sr_sac" else {}
             start = {"command": f"algos/{algo}.py --env-id {env}", "commit": "0123456789", "wall_s": 60.0}
-            start["layout"] = {"device": "cpu", "cpu": "a machine", "threads": 1, "jax": "1.2"}
+            start["layout" if seed % 2 else "provenance"] = {
+                "device": "cpu",
+                "cpu": "a machine",
+                "threads": 1,
+                "jax": "1.2",
+            }
             record[f"{env}__{algo}__rr{ratio:g}__{seed}"] = {"args": args, "starts": [start]}
     if made:
         (folder / "run.json").write_text(json.dumps(record))

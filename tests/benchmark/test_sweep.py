@@ -15,7 +15,7 @@ import tyro
 from common import ROOT, assert_same, environment, load, results
 
 from benchmark import cluster, jobs, sweep
-from benchmark.jobs import expand, is_done, parse_flags
+from benchmark.jobs import expand, folder_name, is_done, parse_flags
 from benchmark.suites import SUITES
 
 loaded = cache(load)
@@ -58,15 +58,25 @@ def logs(runs_dir):
 
 
 def test_a_job_is_a_command_that_a_user_could_type():
-    found = expand("dmc_cpu", ["sac", "sr_sac"], [1.0, 0.25], 4, 3, "runs/x", ["--hidden-dim", "64", "--capture-video"])
+    found = expand(
+        "dmc_cpu", ["sac", "sr_sac"], [1.0, 0.25], 4, 3, "runs/x", ["--hidden-dim", "64", "--minimal-actions"]
+    )
     assert len(found) == 3 * 2 * 2 * 2
     job = next(job for job in found if job.name == "WalkerRun-v1__sr_sac__rr0.25__1-3")
     assert job.command == (
         "python algos/sr_sac.py --env-id WalkerRun-v1 --replay-ratio 0.25 --seed 1 --num-seeds 3"
-        " --total-timesteps 30000 --reset-interval 128000 --hidden-dim 64 --capture-video --runs-dir runs/x"
+        " --total-timesteps 30000 --reset-interval 128000 --hidden-dim 64 --minimal-actions --runs-dir runs/x"
     )
     assert job.folders == tuple(str(ROOT / f"runs/x/WalkerRun-v1__sr_sac__rr0.25__{seed}") for seed in (1, 2, 3))
     assert [job.name for job in found[-1:]] == ["WalkerRun-v1__sr_sac__rr0.25__4"]  # last seeds last, alone
+
+
+def test_folders_are_named_as_the_scripts_name_them():
+    name = "worlds:Count-v0__sac a/b,c__rr0.25__1"
+    assert folder_name(name) == "worlds-Count-v0__sac-a-b-c__rr0.25__1" == folder_name(folder_name(name))
+    found = expand("dmc_cpu", ["sac"], [1.0], 1, 1, "runs/x", ["--exp-name", "a:b"], ["WalkerRun-v1"])
+    assert found[0].folders == (str(ROOT / "runs/x/WalkerRun-v1__a-b__rr1__1"),)
+    assert found[0].name == "WalkerRun-v1__a-b__rr1__1" and "--exp-name a:b" in found[0].command
 
 
 @pytest.mark.parametrize("suite", list(SUITES))

@@ -13,7 +13,9 @@ DOCS = ROOT / "docs"
 
 # Flags of other programs that pages name, each with the file that shows that it exists; None for common tools.
 FOREIGN = {
-    "--fix": "tests/algorithms/test_copies.py",
+    "--fix": "tools/copies.py",
+    "--lists": "tools/copies.py",
+    "--changes": "tools/copies.py",
     "--xla_cpu_multi_thread_eigen": "benchmark/speed.py",
     "--help": None,
     "--logdir": None,
@@ -112,7 +114,7 @@ def broken_paths(name, markdown):
             there = "/".join(parts) in site
         found += [] if there else [target]
     for text in code(markdown):
-        for path in re.findall(r"(?<![\w./~-])(?:algos|benchmark|docs|studies|tests)/[\w./{}-]*", text):
+        for path in re.findall(r"(?<![\w./~-])(?:algos|benchmark|docs|studies|tests|tools)/[\w./{}-]*", text):
             path = path.rstrip("./")
             example = "{" in path or "full_entropy" in path or path in OUTPUTS
             found += [] if example or (ROOT / path).exists() else [path]
@@ -152,36 +154,45 @@ def test_diff_shows_the_declared_definitions(script):
     """All of them and nothing else; put together again, a diff's lines are both sources."""
     found, copies = hooks.changes(script), hooks.copies()
     text = hooks.scripts()[script]
-    assert {own for own, *_ in found} == copies.declaration(text)[1]
-    for own, new, lines, old, source in found:
+    declared = copies.declaration(text)
+    assert {own for own, *_ in found} == {*declared.differs, *declared.without}
+    mine, first = copies.definitions(text), copies.definitions(hooks.scripts()[hooks.parents(script)[0]])
+    for own, note, lines, old, source in found:
         before = [old.splitlines()[at] for sign, *_, at in lines if sign == "-"]
         after = [source.splitlines()[at] for sign, *_, at in lines if sign != "-"]
-        assert after == source.splitlines() == copies.definitions(text)[own].splitlines()
-        assert all(line in old.splitlines() for line in before) and (not old) == new
+        assert after == source.splitlines() and source == (mine[own].source if own in mine else "")
+        assert all(line in old.splitlines() for line in before) and (not old) == (note == "new")
         assert {sign for sign, *_ in lines} & {"+", "-"}, f"{own} is declared and does not differ"
+        if own in declared.without:
+            assert before == old.splitlines() and old == first[own].source and note.endswith("not here")
         numbered = text.splitlines()
         assert all(numbered[number - 1] == source.splitlines()[at] for sign, _, number, at in lines if sign != "-")
     shown = hooks.diff_html(script)
     assert len(re.findall(r'class="diff-name"', shown)) == len(found)
-    assert len(re.findall(r'class="diff-new"', shown)) == sum(
-        sign == "+" for _, _, lines, *_ in found for sign, *_ in lines
-    )
+    signs = [sign for _, _, lines, *_ in found for sign, *_ in lines]
+    assert shown.count('class="diff-new"') == signs.count("+") and shown.count('class="diff-gone"') == signs.count("-")
 
 
 def test_diff_of_changed_scripts(monkeypatch):
-    """A line that is changed in a declared definition is in the diff; one in an undeclared definition is not."""
+    """A line that is changed in a declared definition is in the diff; one in an undeclared definition is not. What is
+    left out is shown as removed."""
     changed = dict(hooks.scripts())
     changed["sr_sac"] = changed["sr_sac"].replace("step = state.step + 1", "step = state.step + 2")
     changed["sr_sac"] = changed["sr_sac"].replace("return jnp.tanh(pre_tanh)", "return jnp.sin(pre_tanh)")
     monkeypatch.setattr(hooks, "scripts", lambda: changed)
     shown = re.sub("<.*?>", "", hooks.diff_html("sr_sac"))
     assert "step = state.step + 2" in shown and "jnp.sin" not in shown
+    changed["sr_sac"] = changed["sr_sac"].replace("sac.py; differs:", "sac.py; without: sample_action; differs:")
+    shown = hooks.diff_html("sr_sac")
+    assert "<code>sample_action</code> of sac.py, not here" in shown
+    gone = [re.sub("<.*?>", "", line) for line in shown.splitlines() if 'class="diff-gone"' in line]
+    assert any("return jnp.tanh(pre_tanh)" in line for line in gone)
 
 
 def test_tree_and_flags():
     tree = hooks.tree_html()
     assert {"sac", "dqn"} <= {*re.findall(r"<strong>(\w+)\.py", tree)} and tree.count("<li>") == len(SCRIPTS)
-    assert "<code>resets_by</code>" in tree
+    assert "<code>num_resets_until</code>" in tree
     table = hooks.flags_table("sr_sac")
     assert table.count("\n") == 1 + len(hooks.arguments(hooks.scripts()["sr_sac"]))
     assert "| `--reset-interval` | `2,560,000` *(not in the parent)* |" in table
@@ -202,8 +213,10 @@ def test_a_request_that_nothing_answers_ends_the_build():
     assert hooks.render("a\n\n    <!-- scripts -->\n").count("](algos/") == len(SCRIPTS)
 
 
-def test_results_are_those_of_the_tables(tmp_path, monkeypatch):
-    """A small suite's committed files: scores, intervals, minutes, resets and provenance by hand."""
+@pytest.mark.parametrize("version", ["layout", "provenance", "versions"])
+def test_results_are_those_of_the_tables(version, tmp_path, monkeypatch):
+    """A small suite's committed files: scores, intervals, minutes, resets and provenance by hand, also of runs that
+    older scripts made."""
     for read in (hooks.suites, hooks.scripts):
         read()  # the project's, once, whichever test comes first
     monkeypatch.setattr(hooks, "ROOT", tmp_path)
@@ -213,8 +226,10 @@ def test_results_are_those_of_the_tables(tmp_path, monkeypatch):
     for seed, value in ((1, 100), (2, 130), (3, 70)):
         for step, more in ((5_000, 900), (10_000, -10), (30_000, 10)):
             rows.append(f"dmc_cpu,sr_sac,16,WalkerRun-v1,{seed},{step},eval/episodic_return,{value + more}")
-        layout = {"device": "cpu", "cpu": "A CPU", "threads": 1, "jax": "1", "envpool": "2"}
-        start = {"command": "algos/sr_sac.py --seed 1", "commit": "0123456789", "layout": layout, "from_step": 0}
+        machine = {"device": "cpu", "cpu": "A CPU", "threads": 1}
+        made = {"jax": "1", "envpool": "2"} | (machine if version != "versions" else {})
+        start = {"command": "algos/sr_sac.py --seed 1", "commit": "0123456789", version: made, "from_step": 0}
+        start |= machine if version == "versions" else {}
         args = {"exp_name": "sr_sac", "env_id": "WalkerRun-v1", "seed": seed, "replay_ratio": 16.0}
         args |= {"reset_interval": 128_000}
         runs[f"WalkerRun-v1__sr_sac__rr16__{seed}"] = {
@@ -253,19 +268,19 @@ def test_the_report_becomes_a_page(tmp_path, monkeypatch):
 def test_the_example_of_fork_works():
     """The child that fork.md makes of sac.py keeps the rules, with its declaration and not without."""
     text, copies = (DOCS / "fork.md").read_text(), hooks.copies()
-    old, new = re.findall(r"```python\n(    loss = .*)\n```", text)
+    old, new = re.findall(r"```python\n(    target_entropy = .*)\n```", text)
     declaration = re.search(r"^Parent: .*$", text, re.M)[0]
     parent = hooks.scripts()["sac"]
     assert parent.count(old) == 1
     child = parent.replace(old, new)
     declared = re.sub(r"^Run:", f"{declaration}\nRun:", child, count=1, flags=re.M)
     scripts = {"sac.py": parent, "sac_full_entropy.py": declared}
-    assert not copies.drift(scripts) and copies.undeclared("sac_full_entropy.py", scripts) == (set(), set())
+    assert copies.breaches(scripts) == []
     idle = {
         "sac.py": parent,
         "sac_full_entropy.py": re.sub(r"^Run:", f"{declaration}\nRun:", parent, count=1, flags=re.M),
     }
-    assert copies.undeclared("sac_full_entropy.py", idle) == (set(), {"alpha_loss"})
+    assert copies.breaches(idle) == ["sac_full_entropy.py: `differs:` names alpha_loss in vain, or twice"]
     suite = re.search(r"```python\n(    \"hoppers\".*?)```", text + (DOCS / "sweep.md").read_text(), re.S)[1]
     module = hooks.load(ROOT / "benchmark" / "suites.py")
     assert list(eval("{" + suite + "}", vars(module))["hoppers"].scores) == ["HopperHop-v1", "HopperStand-v1"]

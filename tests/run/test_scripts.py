@@ -15,7 +15,7 @@ from site_hooks import hooks
 COMMON = [
     "env_id", "exp_name", "seed", "num_seeds", "total_timesteps", "replay_ratio", "learning_starts", "buffer_size",
     "batch_size", "gamma", "learning_rate", "log_interval", "eval_interval", "eval_episodes",
-    "checkpoint_interval", "runs_dir", "overwrite", "evaluate", "capture_video",
+    "checkpoint_interval", "runs_dir", "overwrite", "evaluate",
 ]  # fmt: skip
 
 
