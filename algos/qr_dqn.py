@@ -267,7 +267,7 @@ def init_learner(args, key, obs):
 
 def init_state(args, action, seed, env, obs):
     """The state before the first step, in an environment that was reset; `action` is an example."""
-    _, learner_key, key = jax.random.split(jax.random.key(seed), 3)  # the first resets the environment, in make_env
+    _, learner_key, key = jax.random.split(jax.random.key(seed), 3)  # the first is for make_env
     learner = init_learner(args, learner_key, obs)
     zero = jnp.float32(0)
     transition = Transition(obs=obs, action=action, reward=zero, terminated=jnp.bool(False), next_obs=obs)
@@ -780,7 +780,7 @@ def evaluation_metrics(returns, lengths):  # (num_seeds, eval_episodes) -> tag: 
 
 # Arguments that may change when a run is continued; all others identify it.
 CHANGEABLE = ("num_seeds", "total_timesteps", "checkpoint_interval", "runs_dir", "resume", "overwrite", "evaluate")
-BLOCK_BYTES = 2**26  # of a checkpoint's replay, read at a time
+BLOCK_BYTES = 2**24  # of a checkpoint's replay, read at a time
 
 
 def say(line):

@@ -238,7 +238,9 @@ class Network(nn.Module):
             return layer(x)
 
         def stream(name, outputs):  # -> (outputs, num_atoms)
-            hidden = nn.relu(dense(f"{name}_hidden", args.hidden_dim, x)) if args.hidden_dim else x
+            hidden = x
+            if args.hidden_dim:
+                hidden = nn.relu(dense(f"{name}_hidden", args.hidden_dim, x))
             return dense(name, outputs * num_atoms, hidden).reshape(outputs, num_atoms)
 
         logits = stream("advantage", make_task(args).num_actions)
@@ -306,13 +308,14 @@ def init_learner(args, key, obs):
 
 def init_state(args, action, seed, env, obs):
     """The state before the first step, in an environment that was reset; `action` is an example."""
-    _, learner_key, key = jax.random.split(jax.random.key(seed), 3)  # the first resets the environment, in make_env
+    _, learner_key, key = jax.random.split(jax.random.key(seed), 3)  # the first is for make_env
     learner = init_learner(args, learner_key, obs)
     zero = jnp.float32(0)
     no = jnp.bool(False)
     transition = Transition(obs=obs, action=action, reward=zero, terminated=no, truncated=no, next_obs=obs)
     replay = jax.tree.map(lambda x: jnp.zeros((args.buffer_size, *x.shape), x.dtype), transition)
-    tree = jnp.zeros(2 * 2 ** (args.buffer_size - 1).bit_length()).at[0].set(1)
+    num_leaves = 2 ** (args.buffer_size - 1).bit_length()  # a power of two
+    tree = jnp.zeros(2 * num_leaves).at[0].set(1)
     batch = jax.eval_shape(partial(sample_batch, args), replay, tree, key)
     _, info = jax.eval_shape(partial(update, args), learner, batch, key)
     del info["priorities"]
@@ -421,7 +424,8 @@ def set_priorities(tree, index, priorities):
 
     def up(_, carry):
         tree, node = carry
-        return tree.at[node // 2].set(tree[node] + tree[node ^ 1]), node // 2
+        parent = node // 2
+        return tree.at[parent].set(tree[node] + tree[node ^ 1]), parent
 
     tree, _ = jax.lax.fori_loop(0, tree.size.bit_length() - 2, up, (tree, node))
     return tree
@@ -903,7 +907,7 @@ def evaluation_metrics(returns, lengths):  # (num_seeds, eval_episodes) -> tag: 
 
 # Arguments that may change when a run is continued; all others identify it.
 CHANGEABLE = ("num_seeds", "total_timesteps", "checkpoint_interval", "runs_dir", "resume", "overwrite", "evaluate")
-BLOCK_BYTES = 2**26  # of a checkpoint's replay, read at a time
+BLOCK_BYTES = 2**24  # of a checkpoint's replay, read at a time
 
 
 def say(line):

@@ -666,7 +666,7 @@ def evaluation_metrics(returns, lengths):  # (num_seeds, eval_episodes) -> tag: 
 
 # Arguments that may change when a run is continued; all others identify it.
 CHANGEABLE = ("num_seeds", "total_timesteps", "checkpoint_interval", "runs_dir", "resume", "overwrite", "evaluate")
-BLOCK_BYTES = 2**26  # of a checkpoint's replay, read at a time
+BLOCK_BYTES = 2**24  # of a checkpoint's replay, read at a time
 
 
 def say(line):

@@ -1,0 +1,233 @@
+"""A run at its edges: closed pipes and terminals, the user's failing task, two runs in one process, uneven intervals."""
+
+import ast
+import importlib.metadata
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from common import ROOT, SCRIPTS, SMALL, SMALL_GYMNAX, assert_same, command, environment, load, results, run, table
+
+TASK = SMALL | {"env_id": "edge_envs:Steering-v0"}
+
+
+def finished(process):
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out + err
+
+
+def start(script, *words, **options):
+    return subprocess.Popen(
+        command(script, *words, **options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+
+
+@pytest.mark.parametrize(("task", "error"), [("Refused", "ConnectionRefusedError"), ("Late", "TimeoutError")])
+def test_an_error_of_the_task_is_shown_whole(task, error, tmp_path):
+    """It is no disk that is full: the traceback names the line of the task."""
+    options = TASK | {"env_id": f"edge_envs:{task}-v0", "runs_dir": tmp_path, "num_seeds": 1}
+    said = run("sac", expect=1, **options)
+    assert "Traceback" in said and error in said and "edge_envs.py" in said
+    assert "cannot write" not in said and "what was saved is kept" not in said
+
+
+def test_every_environment_is_closed(tmp_path, monkeypatch):
+    """The training's and those of three evaluations of two episodes and two seeds."""
+    monkeypatch.setenv("COUNTED", str(tmp_path / "counted"))
+    options = TASK | {"env_id": "edge_envs:Counted-v0", "runs_dir": tmp_path / "runs", "total_timesteps": 300}
+    run("sac", **options)
+    words = (tmp_path / "counted").read_text().split()
+    assert words.count("opened") == words.count("closed") == 2 + 3 * 2 * 2
+
+
+def test_a_folders_name_is_one_for_every_tool(tmp_path):
+    """No colon and no slash, which scp, rsync and a shell take for something else."""
+    script = load("sac")
+    for env_id in ("edge_envs:Steering-v0", "phys2d/CartPole-v1", "a b:c/d-v0"):
+        name = script.Run(script.Args(env_id=env_id), 1).folder.name
+        assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"), name
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_only_imported_packages_are_asked_for_their_version(script):
+    text = (ROOT / "algos" / f"{script}.py").read_text()
+    imported = set()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+    module = load(script)
+    assert set(module.PACKAGES) - {"jaxlib"} <= imported
+    foreign = imported - set(sys.stdlib_module_names)
+    assert foreign - {"tensorboard", "tqdm", "tyro"} == set(module.PACKAGES) - {"jaxlib"}
+    for name in module.PACKAGES:
+        importlib.metadata.version(name)
+
+
+def test_mujocos_version_is_recorded():
+    """The package's own version does not say it, and contact physics has changed between two of them."""
+    script = load("sac")
+    version = script.env_versions(script.Args())["mujoco"]
+    assert [int(part) for part in version.split(".")] >= [3, 5]
+    assert script.env_versions(script.Args(env_id="edge_envs:Steering-v0")) == {}
+
+
+def test_a_reader_who_leaves(tmp_path):
+    """`| head -1`: all seeds are finished all the same."""
+    options = TASK | {"runs_dir": tmp_path, "num_seeds": 3, "total_timesteps": 100}
+    shell = " ".join(command("sac", **options)) + " | head -1"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True, env=environment(), timeout=600)
+    assert "from step 0" in done.stdout and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert len(list(tmp_path.glob("*/done"))) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_closed_terminal_saves(number, tmp_path):
+    options = TASK | {"runs_dir": tmp_path, "checkpoint_interval": 0, "total_timesteps": 100_000, "eval_interval": 0}
+    process = start("sac", **options)
+    csv = tmp_path / "edge_envs-Steering-v0__sac__rr1.5__2" / "metrics.csv"
+    while not csv.exists() or "\n50," not in csv.read_text():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(number)
+    code, said = finished(process)
+    assert code == 128 + number and "the same command continues from there" in said
+    newest = max(int(path.stem[-10:]) for path in csv.parent.glob("checkpoint_*.npz"))
+    assert newest >= 50
+
+
+def test_an_infinite_reward_is_called_so(tmp_path):
+    options = TASK | {"env_id": "edge_envs:Infinite-v0", "runs_dir": tmp_path, "learning_starts": 40, "num_seeds": 1}
+    said = run("sac", expect=2, **options)
+    assert "charts/episodic_return was NaN or infinite" in said and "loss" not in said
+    step = int(said.split("in step ")[1].split()[0])
+    assert 10 <= step < 40
+
+
+def test_twice_in_one_process(tmp_path, capfd):
+    """As in a notebook: locks are released, and signals are the caller's again."""
+    script = load("sac")
+    args = script.Args(**TASK | {"runs_dir": str(tmp_path), "total_timesteps": 100})
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+    script.main(args)
+    assert [signal.getsignal(number) for number in numbers] == before
+    script.main(args)
+    assert capfd.readouterr().out.count("is finished") == 2
+    script.main(script.dataclasses.replace(args, total_timesteps=150))
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_line_for_each_evaluation(tmp_path):
+    """Where no bar can be drawn, as in the log of a cluster's job."""
+    said = run("sac", **TASK | {"runs_dir": tmp_path})
+    lines = [line for line in said.splitlines() if "evaluated with a return of" in line]
+    assert [line.split(":")[0] for line in lines] == [f"step {step}" for step in (100, 200, 300, 400)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run("sac", **TASK | {"runs_dir": folder})
+    return folder
+
+
+def test_the_end_is_logged_and_evaluated(tmp_path, whole):
+    """Also between two logs; and a run that is continued from there is as one that did not end."""
+    run("sac", **TASK | {"runs_dir": tmp_path, "total_timesteps": 230})
+    folder = next(iter(sorted(tmp_path.iterdir())))
+    last = {tag for step, tag, _ in table(folder) if step == 230}
+    assert {"eval/episodic_return", "losses/qf_loss", "charts/updates"} <= last
+    run("sac", **TASK | {"runs_dir": tmp_path})
+    assert not [row for row in table(folder) if row[0] == 230]
+    assert_same(results(tmp_path), results(whole))
+
+
+def test_a_total_below_the_evaluations_interval(tmp_path):
+    run("sac", **TASK | {"runs_dir": tmp_path, "total_timesteps": 100, "eval_interval": 1000})
+    folder = next(iter(tmp_path.iterdir()))
+    assert [step for step, tag, _ in table(folder) if tag == "eval/episodic_return"] == [100]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_chunks_do_not_depend_on_divisors(script):
+    """An interval without a good divisor must not make chunks of one step."""
+    module = load(script)
+    for interval in (1000, 1009, 4999, 5003, 7):
+        for ratio in (0.25, 1, 8, 32):
+            args = module.Args(log_interval=interval, replay_ratio=ratio)
+            chunk = module.chunk_length(args)
+            limit = max(1, module.chunk_length(module.Args(log_interval=10**6, replay_ratio=ratio)))
+            assert 1 <= chunk <= min(interval, limit + 1) and chunk > min(interval, limit) / 2
+
+
+def test_fresh_episodes(tmp_path, whole):
+    """--resume fresh goes on without the recorded actions, says that it is not the same, and is exact from there on."""
+    options = TASK | {"runs_dir": tmp_path, "total_timesteps": 200}
+    run("sac", **options)
+    for path in tmp_path.glob("*/actions_*.bin"):
+        path.write_bytes(b"")
+    said = run("sac", expect=2, **options | {"total_timesteps": 300})
+    assert "--resume fresh" in said
+    said = run("sac", "--resume", "fresh", **options | {"total_timesteps": 300})
+    assert "new episodes from step 200 on: not exactly" in said
+    folder = next(iter(sorted(tmp_path.iterdir())))
+    assert sorted(path.name for path in folder.glob("actions_*")) == [
+        "actions_0000000000.bin",
+        "actions_0000000200.bin",
+    ]
+    assert json.loads((folder / "run.json").read_text())[-1]["resume"] == "fresh"
+    run("sac", **options | {"total_timesteps": 400})
+    once = results(tmp_path)
+    assert once != results(whole)
+
+    # The same again, stopped nowhere after the fresh start: the same bits.
+    again = tmp_path.parent / "again"
+    run("sac", **options | {"runs_dir": again})
+    run("sac", "--resume", "fresh", **options | {"runs_dir": again, "total_timesteps": 400})
+    twice = results(again)
+    for found in (once, twice):
+        for own in found.values():
+            own.pop("actions_0000000000.bin", None)  # lost above
+    assert_same(once, twice)
+
+
+def test_fresh_is_refused_where_checkpoints_hold_the_environment(tmp_path):
+    said = run("dqn", "--resume", "fresh", expect=2, **SMALL_GYMNAX | {"runs_dir": tmp_path / "runs"})
+    assert "leave out --resume fresh" in said and not (tmp_path / "runs").exists()
+
+
+def test_a_replay_is_loaded_in_place():
+    """A resume needs one replay's memory, not two: blocks go straight to where they belong."""
+    program = """
+import importlib.util, pathlib, resource, sys, tempfile
+import jax, jax.numpy as jnp, numpy as np
+spec = importlib.util.spec_from_file_location("dqn", sys.argv[1])
+dqn = importlib.util.module_from_spec(spec)
+sys.modules["dqn"] = dqn
+spec.loader.exec_module(dqn)
+rows = np.random.default_rng(0).integers(0, 255, (300_000, 1000), np.uint8)
+path = pathlib.Path(tempfile.mkdtemp(), "checkpoint_0000000001.npz")
+np.savez(path, **{"replay/obs": rows, "stored": np.int32(len(rows))})
+check = int(rows[::1000].astype(np.int64).sum())
+del rows
+like = {"replay": {"obs": jax.ShapeDtypeStruct((1, 400_000, 1000), jnp.uint8)}}
+dqn.load([path], {"stored": jax.ShapeDtypeStruct((1,), jnp.int32)})
+pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+state = jax.block_until_ready(dqn.load([path], like))
+status = pathlib.Path("/proc/self/status").read_text()
+peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+assert int(state["replay"]["obs"][0, :300_000:1000].astype(jnp.int32).sum()) == check
+print((peak - before) / 400e6)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(ROOT / "algos" / "dqn.py")], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.3, "the ring and some blocks; twice as much if it is copied"
