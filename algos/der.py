@@ -382,18 +382,24 @@ def store(args, state, row):
     return state.replace(replay=replay, priorities=priorities, stored=state.stored + 1)
 
 
-def sample_batch(args, replay, priorities, key):
-    """Samples one row from each of batch_size equal parts of the sum of priorities -> Batch.
+def sample_rows(args, priorities, key):
+    """Samples by priority -> rows of the replay (batch_size,), weights of their losses (batch_size,).
 
-    Schaul et al. 2016, "Prioritized Experience Replay", section 3.3. Section 3.4 has the weights.
+    One row comes from each of batch_size equal parts of the sum of priorities: Schaul et al. 2016, "Prioritized
+    Experience Replay", section 3.3. Section 3.4 has the weights.
     """
     # It rises only at rows with a priority: rounding cannot lead to another row.
     cumulative = jax.lax.cummax(jnp.where(priorities > 0, jnp.cumsum(priorities), 0))
     draws = jax.random.uniform(key, (args.batch_size,))
     mass = (jnp.arange(args.batch_size) + draws) / args.batch_size * cumulative[-1]
     index = jnp.searchsorted(cumulative, mass, side="right").clip(max=cumulative.argmax())
+    return index, (priorities[index] / priorities[index].min()) ** -IMPORTANCE_EXPONENT
+
+
+def sample_batch(args, replay, priorities, key):
+    """Samples by priority -> Batch with leaves (batch_size, ...)."""
+    index, weight = sample_rows(args, priorities, key)
     batch = n_steps(args, replay, index, args.n_step, args.gamma)
-    weight = (priorities[index] / priorities[index].min()) ** -IMPORTANCE_EXPONENT
     return batch.replace(index=index, weight=weight)
 
 
