@@ -1,14 +1,13 @@
 """EnvPool's Atari against the emulator itself and the protocol in plain NumPy, and what DQN's replay keeps of it."""
 
-from functools import partial
 from pathlib import Path
 
 import envpool
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ale_py import ALEInterface, LoggerMode
+from atari_runs import first_states
 from envpool.atari.registration import atari_rom_path
 
 
@@ -52,7 +51,7 @@ def compare(script, seed, steps, **options):
     """Random actions in EnvPool and in the emulator, all that comes back asserted equal -> of each game its steps,
     and the frames that its last step had; all rewards; how many lives were lost."""
     args = script.Args(**options)
-    pool, emulator, rng = script.make_atari_pool(args, [seed]), Emulator(args, seed), np.random.default_rng(seed)
+    pool, emulator, rng = script.make_pool(args, [seed]), Emulator(args, seed), np.random.default_rng(seed)
     assert pool.action_space.n == len(emulator.actions)
     (frame, info), reward, terminated, truncated = pool.reset(), [0], [False], [False]
     games, rewards, lost, new = [], [], 0, True
@@ -111,7 +110,7 @@ def test_a_game_that_is_cut(dqn_atari):
 def test_games_start_after_1_to_30_frames(dqn_atari):
     """All of these numbers come up and no others, none much more often, in games of one step."""
     args = dqn_atari.Args(env_id="Breakout-v5", max_episode_steps=1)
-    pool, emulator = dqn_atari.make_atari_pool(args, [3]), Emulator(args, 3)
+    pool, emulator = dqn_atari.make_pool(args, [3]), Emulator(args, 3)
     emulator.ale.reset_game()
     known = [emulator.ale.act(0) or emulator.ale.getRAM().tobytes() for _ in range(60)]
     found = [known.index(pool.reset()[1]["ram"].tobytes())]
@@ -125,7 +124,7 @@ def test_games_start_after_1_to_30_frames(dqn_atari):
 def happened(script, args, seed, actions, factor):
     """Steps one game from Python -> the replay's rows, the stacks that the agent saw, each game's last step,
     its return and its length."""
-    pool = script.make_atari_pool(args, [seed])
+    pool = script.make_pool(args, [seed])
     frame, info = pool.reset()
     seen, lives, new, game = [frame[0, 0]], info["lives"][0], False, []  # frames since the game or the life began
     rows, saw, games = [], [], []
@@ -147,22 +146,22 @@ def happened(script, args, seed, actions, factor):
 def test_replay_holds_what_happened(dqn_atari, life_loss, factor):
     """Rows of the replay, and the stacks read from them, as plain stepping of the same seed has them with the same
     actions: over lost lives, games lost, games cut and one that is lost in the step in which it would be cut (it counts
-    as lost), before the ring comes round and after. A frame of the life before in a stack, an age, a flag or a reward
-    one step off, or another seed's game would be found. Breakout's rewards are made larger than a clip lets through."""
+    as lost), before the ring comes round and after. A frame of the life before in a stack, a count of its frames, a
+    flag or a reward one step off, or another seed's game would be found. Breakout's rewards are made larger than a clip lets through."""
     args = dqn_atari.Args(
         env_id="Breakout-v5", num_seeds=2, learning_starts=10_000, buffer_size=350, batch_size=8, channels=2,
         hidden_dim=8, max_episode_steps=149, terminal_on_life_loss=life_loss,
     )  # fmt: skip
     seeds, size, kinds, both = [7, 5], args.buffer_size, set(), 0
-    _, frames, step = dqn_atari.make_atari(args, seeds)
-    env_step = lambda action: [factor * x if i == 1 else x for i, x in enumerate(step(action))]
-    state = jax.jit(jax.vmap(partial(dqn_atari.init_state, args), out_axes=dqn_atari.AXES))(jnp.array(seeds), frames)
+    env = dqn_atari.make_env(args, seeds)
+    env_step = lambda _, action: (None, [factor * x if i == 1 else x for i, x in enumerate(env.step(None, action)[1])])
+    state = first_states(dqn_atari, args, env, seeds)
     chunks, actions = [], np.zeros((2, 0), np.int32)
     for _ in range(2):
         state, (more, _) = dqn_atari.train_chunk(args, env_step, 250, state)
         chunks.append(jax.tree.map(np.array, state.replace(key=None)))
         actions = np.concatenate([actions, more], 1)
-    read = jax.jit(dqn_atari.stacks, static_argnums=0)
+    read = jax.jit(dqn_atari.frame_stacks, static_argnums=0)
     for i, seed in enumerate(seeds):
         rows, saw, games = happened(dqn_atari, args, seed, actions[i], factor)
         kinds |= {(row[1], row[3], *map(bool, row[4:])) for row in rows}
@@ -179,10 +178,14 @@ def test_replay_holds_what_happened(dqn_atari, life_loss, factor):
             for k, stack in zip(whole, np.asarray(read(args, replay, whole % size)), strict=True):
                 assert np.array_equal(stack, saw[k]), f"the stack of row {k}"
             _, returns, lengths = np.sum([game for game in games if game[0] <= steps], 0)
-            totals = [held.totals[tag][i] for tag in ("charts/episodic_return", "charts/episodic_length", "episodes")]
-            assert totals == [returns, lengths, sum(game[0] <= steps for game in games)]
-    ages, rewards = ({kind[i] for kind in kinds} for i in (0, 1))
-    ends = {kind[2:] for kind in kinds}  # terminated, truncated, learnable
+            tags = "charts/episodic_return", "charts/episodic_length", "episodes"
+            assert [held.metric_sums[tag][i] for tag in tags] == [
+                returns,
+                lengths,
+                sum(game[0] <= steps for game in games),
+            ]
+    in_stack, rewards = ({kind[i] for kind in kinds} for i in (0, 1))
+    ends = {kind[2:] for kind in kinds}  # terminated, truncated, valid
     assert ends == {(False, False, True), (False, False, False), (True, False, True), (False, True, True)}
     assert both, "no game was over in the step in which it would have been cut"
-    assert ages == {0, 1, 2, 3} and rewards == {0, factor / 3}
+    assert in_stack == {0, 1, 2, 3} and rewards == {0, factor / 3}

@@ -10,6 +10,7 @@ from common import SMALL_ATARI
 
 FRAME = jnp.zeros((84, 84), jnp.uint8)
 STILL = FRAME, jnp.float32(0), jnp.bool(False), jnp.bool(False), jnp.int32(3)  # a step in which nothing happens
+still = lambda env, action: (env, STILL)
 
 
 def stream(steps, seed):
@@ -30,27 +31,43 @@ def stream(steps, seed):
     return first, out
 
 
-def idle(args, learner, *given):  # in place of `update` where it is never called: it need not be compiled
-    priorities = [x for x in given[1:2] if jnp.ndim(x)]  # where there are any
-    return learner, *priorities, {"losses/none": jnp.zeros(())}
+def idle(args, learner, batch, key=None):  # in place of `update` where it is never called: it need not be compiled
+    prioritized = getattr(batch, "index", None) is not None
+    priorities = {"priorities": jnp.zeros(args.batch_size)} if prioritized else {}
+    return learner, {"losses/none": jnp.zeros(())} | priorities
 
 
-def play_stream(script, args, seed, steps, watch=lambda state: None, update=idle):
-    """Steps a State through a stream without learning -> State, what `watch` makes of it after each step, and what
-    plain Python saw: of each step the whole stack, action, clipped reward, ends, and the whole stack after it; None of
-    one that only resets."""
+def first_state(script, args, seed, frame):
+    """The State of one seed before its first step."""
+    return script.init_state(args, np.uint8(0), seed, None, frame)
+
+
+def play_stream(script, args, seed, steps, watch=lambda state: None, seams=()):
+    """Steps a State through a stream without learning, and begins a fresh episode before the steps in `seams` ->
+    State, what `watch` makes of it after each row that is stored, and what plain Python saw: of each row the whole
+    stack, action, clipped reward, ends, and the whole stack after it; None of one that is no step of a game."""
     first, out = stream(steps, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script, "update", update)
-        state = jax.jit(partial(script.init_state, args))(3, jnp.asarray(first))
-        step = jax.jit(lambda state, out: script.train_step(args, lambda action: out, state, None))
-        return play_out(args, state, step, first, out, watch)
+        patch.setattr(script, "update", idle)
+        state = jax.jit(partial(first_state, script, args))(3, jnp.asarray(first))
+        step = jax.jit(lambda state, out: script.train_step(args, lambda env, action: (env, out), state, None))
+        renew = jax.jit(partial(script.fresh_episode, args))
+        return play_out(args, state, step, first, out, watch, renew, seams)
 
 
-def play_out(args, state, step, first, out, watch):
+def play_out(args, state, step, first, out, watch, renew=None, seams=()):
     blank, rows, watched = [np.zeros((84, 84), np.uint8)] * 3, [], []
     stack, lives, over = [*blank, first], int(state.lives), False
-    for frame, reward, terminated, truncated, left in out:
+    for i, (frame, reward, terminated, truncated, left) in enumerate(out):
+        if i in seams:  # the old game counts as cut, unless it was over; a row holds its last frame
+            fresh = np.random.default_rng(i).integers(1, 256, (84, 84), np.uint8)
+            state = renew(state, jnp.asarray(fresh))
+            watched.append(watch(state))
+            if rows[-1]:
+                rows[-1] = *rows[-1][:4], not rows[-1][3], rows[-1][5]
+            rows.append(None)
+            stack, lives, over = [*blank, fresh], 0, False
+            assert np.array_equal(state.obs, np.stack(stack))
         known = jnp.asarray(frame), jnp.float32(reward), jnp.bool(terminated), jnp.bool(truncated), jnp.int32(left)
         state, (action, _) = step(state, known)
         watched.append(watch(state))
@@ -84,10 +101,10 @@ def assert_stored(script, args, state, rows):
     }
     index = np.arange(steps - size + 3, steps)  # the oldest three lack a frame
     held = jax.tree.map(np.asarray, state.replay)
-    seen = np.asarray(jax.jit(script.stacks, static_argnums=0)(args, held, index % size))
+    seen = np.asarray(jax.jit(script.frame_stacks, static_argnums=0)(args, held, index % size))
     for k, stack in zip(index, seen, strict=True):
         row = jax.tree.map(lambda ring, k=k: ring[k % size], held)
-        assert row.learnable == (rows[k] is not None), k
+        assert row.valid == (rows[k] is not None), k
         if rows[k]:
             assert (row.action, row.reward, row.terminated, row.truncated) == rows[k][1:5], k
             assert np.array_equal(row.frame, stack[-1]) and np.array_equal(stack, rows[k][0]), k
@@ -101,7 +118,7 @@ def assert_priorities(script, args, state, watched, rows):
         assert set(np.flatnonzero(priorities)) == drawable(rows[:steps], size, n), steps
         assert set(priorities[priorities > 0]) <= {1}
     state = state.replace(priorities=3 * state.priorities)
-    step = jax.jit(lambda state: script.train_step(args, lambda action: STILL, state, None)[0])
+    step = jax.jit(lambda state: script.train_step(args, still, state, None)[0])
     new, ready = np.asarray(step(state).priorities), len(rows) - n
     assert rows[ready] and new[ready % size] == 3
 
@@ -115,7 +132,7 @@ def act_by_hand(script, args, network, obs, key, t, game):
 def played_by_hand(script, args, network, seed, step, game, start):
     """One game of an evaluation, in a pool of its own, the stack kept in plain Python -> return, length, lost lives."""
     key = jax.random.fold_in(jax.random.key(seed), step)
-    pool, blank = script.make_atari_pool(args, [start]), [np.zeros((84, 84), np.uint8)] * 3
+    pool, blank = script.make_pool(args, [start]), [np.zeros((84, 84), np.uint8)] * 3
     frames, info = pool.reset()
     stack, lives, returned, lost = [*blank, frames[0, 0]], info["lives"][0], 0.0, 0
     for t in range(1000):
@@ -129,9 +146,14 @@ def played_by_hand(script, args, network, seed, step, game, start):
             return returned, t + 1, lost
 
 
+def first_states(script, args, env, seeds):
+    """The State of all seeds before the first step, in these environments."""
+    init = jax.vmap(partial(script.init_state, args, env.action), (0, script.SEED_AXES.env, 0), script.SEED_AXES)
+    return jax.jit(init)(jnp.array(seeds), env.state, env.obs)
+
+
 def begin(script, seeds, **options):
     """A fresh State of these seeds -> args, step function, State."""
     args = script.Args(**{k: v for k, v in (SMALL_ATARI | options).items() if k in script.Args.__dataclass_fields__})
-    _, frames, env_step = script.make_atari(args, seeds)
-    init = jax.jit(jax.vmap(partial(script.init_state, args), out_axes=script.AXES))
-    return args, env_step, init(jnp.array(seeds), frames)
+    env = script.make_env(args, seeds)
+    return args, env.step, first_states(script, args, env, seeds)
