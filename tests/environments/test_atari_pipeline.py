@@ -147,7 +147,8 @@ def test_replay_holds_what_happened(dqn_atari, life_loss, factor):
     """Rows of the replay, and the stacks read from them, as plain stepping of the same seed has them with the same
     actions: over lost lives, games lost, games cut and one that is lost in the step in which it would be cut (it counts
     as lost), before the ring comes round and after. A frame of the life before in a stack, a count of its frames, a
-    flag or a reward one step off, or another seed's game would be found. Breakout's rewards are made larger than a clip lets through."""
+    flag or a reward one step off, or another seed's game would be found. Breakout's rewards are made larger than a clip
+    lets through."""
     args = dqn_atari.Args(
         env_id="Breakout-v5", num_seeds=2, learning_starts=10_000, buffer_size=350, batch_size=8, channels=2,
         hidden_dim=8, max_episode_steps=149, terminal_on_life_loss=life_loss,
