@@ -10,7 +10,6 @@ import ctypes
 import dataclasses
 import importlib.util
 import shlex
-import sys
 import unittest.mock
 import warnings
 from functools import partial
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from benchmark.jobs import ROOT, read_json, require
+from benchmark.jobs import ROOT, load_script, read_json, require
 
 MOST_FRAMES = 3_000  # of an episode; the rest of it is played, too, but not shown
 GAME_FPS = 15
@@ -59,15 +58,6 @@ def find_script(folder, arguments, given):
     found = [path for path in candidates if path.is_file()]
     require(found, f"there is no script {given or names[0] or names[-1]}; name the run's with --script")
     return found[0]
-
-
-def load_script(path):
-    """A script as a module of its own."""
-    spec = importlib.util.spec_from_file_location(f"film_{path.stem}", path)
-    script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script
-    spec.loader.exec_module(script)
-    return script
 
 
 def script_args(script, arguments, folder, episodes):

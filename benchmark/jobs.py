@@ -8,6 +8,7 @@ the script's process: it is free only when that process is gone, whoever started
 import contextlib
 import ctypes
 import fcntl
+import importlib.util
 import json
 import os
 import re
@@ -36,6 +37,16 @@ def require(condition, message):
     if not condition:
         print(f"error: {message}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def load_script(path):
+    """A script as a module, from its file alone."""
+    path = Path(path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,13 @@ while the others sleep, since machines are noisy: a ratio is taken within a turn
 """
 
 import datetime
-import importlib.util
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -71,201 +67,15 @@ class Args:
     """how long one turn should last"""
     json: str = ""
     """a file to which one JSON line per measurement is appended"""
-    worker: str = ""
-    """internal: what one measuring process does, as JSON"""
+    against: str = ""
+    """a folder of other versions of the scripts: only compares them, in turns, with those beside --script"""
+    scripts: tuple[str, ...] = ()
+    """the names of those to compare with --against; all that both folders have if not given"""
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-class Loop:
-    """The full loop of a script: `run(units)` trains for about so many seed-updates -> seed-updates done."""
-
-    def __init__(self, script, env_id, seeds, ratio, buffer_size, batch_size, hidden_dim):
-        import jax
-        import jax.numpy as jnp
-
-        self.script, numbers, self.per_step = load(script), list(range(1, seeds + 1)), ratio * seeds
-        self.args = self.script.Args(
-            env_id=env_id,
-            num_seeds=seeds,
-            replay_ratio=ratio,
-            buffer_size=buffer_size,
-            batch_size=batch_size,
-            hidden_dim=hidden_dim,
-            learning_starts=batch_size,
-        )
-        handle, obs, self.env_step = self.script.make_env(env_id, numbers)
-        _, self.space, _ = self.script.make_pool(env_id, [1])
-        init = partial(self.script.init_state, self.args, *self.space.shape)
-        init = jax.jit(jax.vmap(init, in_axes=(None, 0, 0), out_axes=self.script.AXES))
-        self.state = init(handle, jnp.array(numbers), obs)
-        self.length = max(1, int(1000 / self.per_step))
-        self.run((batch_size + self.length) * self.per_step)  # past the warm-up, whatever the length of a chunk
-
-    def run(self, units):
-        import jax
-
-        chunks = max(1, round(units / (self.per_step * self.length)))
-        for _ in range(chunks):
-            self.state, out = self.script.train_chunk(self.args, self.env_step, self.length, self.state)
-        jax.block_until_ready(out)
-        return chunks * self.length * self.per_step
-
-    def env_us(self):
-        """Microseconds of an environment step alone, all seeds in one."""
-        import jax
-        import jax.numpy as jnp
-
-        action = jnp.zeros((self.args.num_seeds, *self.space.shape))
-        step = jax.vmap(self.env_step, in_axes=(None, 0), out_axes=(None, 0))
-        return scan_us(lambda env: step(env, action)[0], self.state.env)
-
-
-def scan_us(step, env):
-    """Microseconds of an environment's step in a scan."""
-    import jax
-
-    steps = jax.jit(lambda env: jax.lax.scan(lambda env, _: (step(env), None), env, None, 1000)[0])
-    env = jax.block_until_ready(steps(env))
-    start = time.perf_counter()
-    jax.block_until_ready(steps(env))
-    return 1e3 * (time.perf_counter() - start)
-
-
-NETWORK = {"hidden_dim": 128, "padding": "VALID"}
-
-
-class Game(Loop):
-    """The full loop of a script on gymnax, with dqn.py's network (NETWORK) and the script's own settings else."""
-
-    def __init__(self, script, env_id, seeds, ratio, buffer_size, **options):
-        import jax
-        import jax.numpy as jnp
-
-        self.script, self.per_step = load(script), ratio * seeds
-        options |= {"learning_starts": 100} | NETWORK
-        self.args = self.script.Args(env_id=env_id, replay_ratio=ratio, buffer_size=buffer_size, **options)
-        self.script.make_task(self.args)
-        self.env_step = partial(self.script.env_step, self.args)
-        init = partial(self.script.init_state, self.args)
-        self.state = jax.jit(jax.vmap(init, out_axes=self.script.AXES))(jnp.arange(1, seeds + 1))
-        self.length = max(1, int(1000 / self.per_step))
-        self.run((100 + self.length) * self.per_step)
-
-    def env_us(self):
-        import jax
-
-        return scan_us(jax.vmap(lambda env: self.env_step(env, 0)[0]), self.state.env)
-
-
-class Atari(Loop):
-    """The full loop of a script on Atari, with its own settings."""
-
-    def __init__(self, script, env_id, seeds, ratio, buffer_size, **options):
-        import jax
-        import jax.numpy as jnp
-
-        self.script, self.per_step = load(script), ratio * seeds
-        options |= {"learning_starts": 100, "buffer_size": buffer_size}
-        self.args = self.script.Args(env_id=env_id, replay_ratio=ratio, **options)
-        _, frames, self.env_step = self.script.make_atari(self.args, list(range(1, seeds + 1)))
-        init = jax.jit(jax.vmap(partial(self.script.init_state, self.args), out_axes=self.script.AXES))
-        self.state = init(jnp.arange(1, seeds + 1), frames)
-        self.length = max(1, int(20 / self.per_step))
-        self.run((100 + self.length) * self.per_step)
-
-    def env_us(self):
-        import jax
-        import jax.numpy as jnp
-
-        action = jnp.zeros(self.state.lives.shape, int)
-        return scan_us(lambda last: jax.vmap(self.env_step)(action)[-1], self.state.lives)
-
-
-class Bare:
-    """The updates of a loop alone, in a scan over one batch of its replay."""
-
-    def __init__(self, script, env_id, seeds, ratio, buffer_size, batch_size, hidden_dim):
-        import jax
-
-        loop = Loop(script, env_id, seeds, ratio, buffer_size, batch_size, hidden_dim)
-        batch = jax.tree.map(lambda ring: ring[:, :batch_size].copy(), loop.state.replay)
-        self.learner, self.seeds, self.env_us = loop.state.learner, seeds, loop.env_us
-
-        def scan(learner, batch, keys):
-            one = lambda learner, key: (loop.script.update(loop.args, learner, batch, key)[0], None)
-            return jax.lax.scan(one, learner, keys)[0]
-
-        self.scan = jax.jit(jax.vmap(scan))
-        self.inputs = (batch, jax.random.split(jax.random.key(0), (seeds, 200)))
-
-    def run(self, units):
-        import jax
-
-        scans = max(1, round(units / (200 * self.seeds)))
-        for _ in range(scans):
-            self.learner = self.scan(self.learner, *self.inputs)
-        jax.block_until_ready(self.learner)
-        return scans * 200 * self.seeds
-
-
-class Products:
-    """As many products (batch, hidden) @ (hidden, hidden) as have the operations that XLA counts in an update."""
-
-    def __init__(self, script, env_id, seeds, ratio, buffer_size, batch_size, hidden_dim):
-        import jax
-
-        loop = Loop(script, env_id, 1, ratio, buffer_size, batch_size, hidden_dim)
-        batch, learner = jax.tree.map(lambda x: x[0, :batch_size], loop.state.replay), loop.state.learner
-        one = (jax.tree.map(lambda x: x[0], learner), batch, jax.random.key(0))
-        flop = jax.jit(partial(loop.script.update, loop.args)).lower(*one).cost_analysis()["flops"]
-        self.env_us, self.gflop, self.each = loop.env_us, flop / 1e9, flop / (2 * batch_size * hidden_dim**2)
-        weights = np.linalg.qr(np.random.default_rng(0).normal(size=(hidden_dim, hidden_dim)))[0]  # keeps norms
-        self.x, self.weights = jax.numpy.ones((batch_size, hidden_dim)), jax.numpy.array(weights, "float32")
-        self.scan = jax.jit(lambda x, w: jax.lax.scan(lambda x, _: (x @ w, None), x, None, 1000)[0])
-
-    def run(self, units):
-        import jax
-
-        scans = max(1, round(units * self.each / 1000))
-        for _ in range(scans):
-            self.x = self.scan(self.x, self.weights)
-        jax.block_until_ready(self.x)
-        return scans * 1000 / self.each
-
-
-PROGRAMS = {"loop": Loop, "game": Game, "atari": Atari, "updates": Bare, "products": Products}
-
-
-def serve(make):
-    """What a measuring process does: builds its program, then works for as many seconds as each line of stdin says.
-
-    `make()` gives an object with `run(units) -> units done`, about so many, and `env_us()`. SBX's process does the same
-    in benchmark/speed_sbx.py, without this module, whose imports it does not have.
-    """
-    start = time.perf_counter()
-    program = make()
-    built = time.perf_counter() - start
-
-    def rate(units):
-        start = time.perf_counter()
-        return program.run(units) / (time.perf_counter() - start)
-
-    rate(1)  # compiles
-    now = rate(min(100, max(1, 10 * rate(1))))  # some 10 s, where an update takes seconds
-    versions = {name: version(name) for name in ("jax", "jaxlib", "envpool", "flax", "optax")}
-    about = {"build_s": round(built, 1), "env_us": program.env_us(), "versions": versions}
-    print(json.dumps(about | {"gflop": getattr(program, "gflop", None)}), flush=True)
-    for line in sys.stdin:
-        now = rate(float(line) * now)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"rate": now, "memory_mb": round(memory)}), flush=True)
+# dqn.py's network on MinAtar, for all scripts there.
+MINATAR = {"env_id": "Breakout-MinAtar", "hidden_dim": 128, "padding": "VALID"}
+ATARI = {"env_id": "Breakout-v5", "chunk": 20}  # with the script's own settings; a chunk lasts long enough
 
 
 class Worker:
@@ -292,10 +102,15 @@ class Worker:
         sys.exit(f"error: a measuring process ended with code {self.process.wait()}: {' '.join(self.words)}")
 
 
+def program_worker(core=None, **work):
+    """A process that measures one of speed_programs.PROGRAMS."""
+    work = {"program": "loop", "seeds": 1, "ratio": 1, "buffer_size": 100_000} | work
+    return Worker([sys.executable, "-m", "benchmark.speed_programs", json.dumps(work)], core)
+
+
 def own_worker(args, core=None, **what):
-    work = {"script": args.script, "env_id": args.env_id, "seeds": 1, "buffer_size": 100_000, "program": "loop"} | what
-    work |= {"batch_size": args.batch_size, "hidden_dim": args.hidden_dim}
-    return Worker([sys.executable, "-m", "benchmark.speed", "--worker", json.dumps(work)], core)
+    own = {"script": args.script, "env_id": args.env_id, "batch_size": args.batch_size, "hidden_dim": args.hidden_dim}
+    return program_worker(core, **own | what)
 
 
 def sbx_worker(args, ratio, seed=1, core=None):
@@ -456,14 +271,12 @@ def measure_minatar(args, note, cores):
     }
     workers = {}
     for (name, seeds, ratio, size), options in programs.items():
-        work = {"program": "game", "script": f"algos/{name.split(',')[0]}.py", "env_id": "Breakout-MinAtar"}
-        work |= {"seeds": seeds, "ratio": ratio, "buffer_size": size} | options
-        words = [sys.executable, "-m", "benchmark.speed", "--worker", json.dumps(work)]
-        workers[name, seeds, ratio, size] = [Worker(words, cores[0])]
+        work = {"script": f"algos/{name.split(',')[0]}.py", "seeds": seeds, "ratio": ratio, "buffer_size": size}
+        workers[name, seeds, ratio, size] = [program_worker(cores[0], **MINATAR | work | options)]
     found, rows = in_turns(args, workers), []
     for (name, seeds, ratio, size), own in found.items():
-        what = {"env_id": "Breakout-MinAtar", "seeds": seeds, "replay_ratio": ratio, "buffer_size": size}
-        note("minatar", own, program=name, **what | {"batch_size": 32} | NETWORK)
+        what = {"seeds": seeds, "replay_ratio": ratio, "buffer_size": size, "batch_size": 32}
+        note("minatar", own, program=name, **MINATAR | what)
         share = spread(over(own, found[name, 1, 1, 100_000]))
         steps = spread([rate / ratio for rate in own["rates"]], 0)
         rows.append([name, seeds, ratio, f"{size:,}", spread(own["rates"], 0), steps, share, own["memory_mb"]])
@@ -483,10 +296,8 @@ def atari_programs(part, seeds):
 def measure_atari(args, note, cores, part):
     programs, workers = atari_programs(part, args.seeds), {}
     for name, seeds, size in programs:
-        work = {"program": "atari", "script": f"algos/{name}.py", "env_id": "Breakout-v5"}
-        work |= {"seeds": seeds, "ratio": 1, "buffer_size": size}
-        words = [sys.executable, "-m", "benchmark.speed", "--worker", json.dumps(work)]
-        workers[name, seeds, size] = [Worker(words, cores[0])]
+        work = {"script": f"algos/{name}.py", "seeds": seeds, "buffer_size": size}
+        workers[name, seeds, size] = [program_worker(cores[0], **ATARI | work)]
     found, rows = in_turns(args, workers, large=part == "spr"), []
     require(found, "no program could be built; its process says why above")
     first = next(iter(found.values()))
@@ -501,18 +312,51 @@ def measure_atari(args, note, cores, part):
     table(["script", "seeds", "replay", "seed-updates/s", "share", "environment us", "MB", "of it replay"], rows)
 
 
+def kind_of(path):
+    """What is measured of a script on its tasks, by what its text says of them."""
+    text = Path(path).read_text()
+    if "gymnax" in text:
+        return MINATAR
+    return ATARI | {"buffer_size": 10_000} if "envpool.atari" in text else {}
+
+
+def measure_against(args, note, cores):
+    """Each script and the one of the same name in another folder, in turns, on one core with one thread."""
+    rows = []
+    for path in sorted(Path(args.script).parent.glob("*.py")):
+        other = Path(args.against, path.name)
+        if not other.is_file() or (args.scripts and path.stem not in args.scripts):
+            continue
+        for seeds in dict.fromkeys((1, args.seeds)):
+            for ratio in args.ratios:
+                work = {"seeds": seeds, "ratio": ratio} | kind_of(path)
+                own = {"batch_size": args.batch_size, "hidden_dim": args.hidden_dim, "env_id": args.env_id}
+                work |= own if "env_id" not in work else {}
+                workers = {where: [program_worker(cores[0], script=str(where), **work)] for where in (path, other)}
+                found = in_turns(args, workers)
+                for where in workers:
+                    own = {"seeds": seeds, "replay_ratio": ratio, "env_id": work["env_id"], "script": str(where)}
+                    note("against", found[where], program="full loop", **own)
+                rates = [spread(found[where]["rates"], 0) for where in workers]
+                built = [found[where]["build_s"] for where in workers]
+                row = [path.stem, seeds, ratio, *rates, spread(over(found[path], found[other])), *built]
+                rows.append(row)
+                print(*row, file=sys.stderr, flush=True)
+    require(rows, f"no script of {args.against} is to be compared")
+    print(f"Scripts of {Path(args.script).parent} against those of the same name in {args.against}, in turns.\n")
+    columns = ["script", "seeds", "ratio", "seed-updates/s", "there", "times as fast", "build s", "there"]
+    table(columns, rows)
+
+
 def main(args: Args):
-    if args.worker:
-        work = json.loads(args.worker)
-        serve(partial(PROGRAMS[work.pop("program")], **work))
-        return
     unknown = [part for part in args.parts if part not in PARTS]
     require(args.parts and not unknown, f"--parts takes {', '.join(PARTS)}, not {' '.join(unknown) or 'nothing'}")
-    pool = Path(args.script).is_file() and "def make_pool(" in Path(args.script).read_text()
-    require(pool, f"--script {args.script} is no script on a pool of environments; give sac.py or one of its children")
+    continuous = Path(args.script).is_file() and "def actor_loss(" in Path(args.script).read_text()
+    require(continuous, f"--script {args.script} has no continuous actions; give sac.py or one of its children")
     numbers = (args.rounds, args.seconds, args.seeds, args.batch_size, args.hidden_dim, *args.ratios)
     require(args.ratios and min(numbers) > 0, "--rounds, --seconds, --seeds, sizes and --ratios must be positive")
-    missing = "sbx" in args.parts and not Path(args.sbx_python).exists()
+    require(not args.against or Path(args.against).is_dir(), f"--against {args.against} is no folder")
+    missing = not args.against and "sbx" in args.parts and not Path(args.sbx_python).exists()
     others = " ".join(part for part in args.parts if part != "sbx") or "own"
     require(not missing, f"no SBX at {args.sbx_python}: `make speed` installs it; without it: --parts {others}")
     cores = sorted(os.sched_getaffinity(0))
@@ -533,6 +377,10 @@ def main(args: Args):
 
     print(f"{cpu}, {len(cores)} cores, commit {commit[:7]}, {machine['date']}.")
     print(f"Median of {args.rounds} turns of {args.seconds:g} s each (least to most).\n", flush=True)
+    if args.against:
+        measure_against(args, note, cores)
+        print("\n".join(lines))
+        return
     if {*args.parts} - {"minatar", "atari", "spr"}:
         print(f"Batch {args.batch_size}, two hidden layers of {args.hidden_dim}:\n", flush=True)
     if "own" in args.parts:

@@ -29,8 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from studies.churn import SCRIPTS, train
-from benchmark.jobs import ROOT, require
-from benchmark.speed import load
+from benchmark.jobs import ROOT, load_script, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +111,7 @@ def with_twin(script, plain):
 def prepare(name):
     """-> the script as a module, and its Args with those of the analyses; what these ask for is done once they are
     checked, before anything of a run begins."""
-    script, plain = (load(ROOT / "algos" / f"{name}.py") for _ in range(2))
+    script, plain = (load_script(ROOT / "algos" / f"{name}.py") for _ in range(2))
 
     @dataclasses.dataclass(frozen=True)
     class Both(Args, script.Args):

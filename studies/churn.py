@@ -23,8 +23,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from benchmark.jobs import ROOT, require
-from benchmark.speed import load
+from benchmark.jobs import ROOT, load_script, require
 
 SCRIPTS = ("spr", "sr_spr", "bbf")  # whose `update` is the body of a step's loop
 ROWS = 256
@@ -74,7 +73,7 @@ def with_churn(script):
 
 def prepare(name):
     """-> the script as a module, which logs churn, too."""
-    script = load(ROOT / "algos" / f"{name}.py")
+    script = load_script(ROOT / "algos" / f"{name}.py")
     script.metrics = with_churn(script)
     return script
 

@@ -43,7 +43,7 @@ OWN = set(
     "q_loss critic_loss actor_loss alpha_loss update epsilon store sample_batch train_step fresh_episode chunk_length "
     "metrics acting_network".split()
 )
-FAMILY_OWN = set("make_env select_actions evaluate".split())
+FAMILY_OWN = set("env_versions make_pool new_seeds make_env select_actions evaluate".split())
 
 BANDS = ("header", "ALGORITHM", "ENVIRONMENT AND EVALUATION", "RUN")
 BANNER = re.compile(r"^# =+\n# (ALGORITHM|ENVIRONMENT AND EVALUATION|RUN)\b.*\n(?:# .*\n)*?# =+\n", re.M)
