@@ -21,7 +21,7 @@ LINES = {"header": 130, "ALGORITHM": 350, "ENVIRONMENT AND EVALUATION": 160, "RU
 # Prioritized replay, noisy layers and distributions; with them, a model of the future.
 ALGORITHM_LINES = dict.fromkeys(["rainbow", "der"], 430) | dict.fromkeys(["spr", "sr_spr", "bbf"], 480)
 SHARED_ENVIRONMENT_LINES = 260  # of a family whose text serves several kinds of environments
-SHARED_FAMILIES = ("EnvPool's and Gymnasium's",)  # words of the banners of such families
+SHARED_FAMILIES = ("EnvPool's and Gymnasium's", "gymnax's tasks, and for others")  # by words of their banners
 
 NO_CODE = (
     tokenize.COMMENT,
