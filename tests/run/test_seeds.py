@@ -1,7 +1,5 @@
 """Seeds and resets: what is the same, what must differ, and what a reset renews and keeps."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
