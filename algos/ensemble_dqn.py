@@ -971,6 +971,8 @@ def load(paths, like):
             array = jnp.zeros(leaf.shape, leaf.dtype)
             for i, path in enumerate(paths):
                 for first, block in read_blocks(path, name):
+                    fits = block.shape[1:] == leaf.shape[2:] and first + len(block) <= leaf.shape[1]
+                    require(fits, f"{path.parent} is of another version: {name}; see --overwrite")
                     array = set_block(array, block, i, first)
         else:
             array = jax.device_put(np.stack([np.load(path)[name] for path in paths]))
@@ -988,8 +990,9 @@ def restore(env, runs, shapes, fields):
     for step in sorted(common - {0}, reverse=True):
         paths = [run.saved()[step] for run in runs]
         try:
-            same = all(set(np.load(path).files) == set(names) for path in paths)
-            require(same, f"{paths[0].parent} is of another version; use its script, or --overwrite")
+            for path in paths:
+                same = set(np.load(path).files) == set(names)
+                require(same, f"{path.parent} is of another version; use its script, or --overwrite")
             state = load(paths, like).replace(step=jnp.int32(step))
         except Exception as error:  # damage shows as an error of the zip file, of its compression, of NumPy, ...
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)

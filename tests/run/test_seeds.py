@@ -1,6 +1,5 @@
 """Seeds and resets: what is the same, what must differ, and what a reset renews and keeps."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
