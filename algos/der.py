@@ -2,9 +2,9 @@
 
 Paper:   van Hasselt et al. 2019, "When to Use Parametric Models in Reinforcement Learning?" (NeurIPS 2019).
 Parents: dqn_atari.py (differs: Args, check_algorithm, Network, Batch, State, init_state, PRIORITY_EXPONENT,
-         IMPORTANCE_EXPONENT, store, sample_batch, update_priorities, ADAM_EPS, make_optimizer, q_loss, epsilon,
-         train_step; without: XavierDense), rainbow.py (takes: pytorch_uniform_init, NoisyDense, support, q_values,
-         project, update)
+         IMPORTANCE_EXPONENT, store, sample_rows, sample_batch, update_priorities, ADAM_EPS, make_optimizer, q_loss,
+         epsilon, train_step; without: XavierDense), rainbow.py (takes: pytorch_uniform_init, NoisyDense, support,
+         q_values, project, update)
 Run:     python algos/der.py --env-id Pong-v5 --num-seeds 5
          The same command continues an interrupted run, to the same bits.
 Expect:  on Assault after 100k steps 508 (seed 1, six hours on a core), 539 (seed 2, two on two); published: 561 +- 48.
@@ -848,8 +848,7 @@ class Run:
         self.args = args
         self.seed = seed
         self.identity = {name: value for name, value in arguments.items() if name not in CHANGEABLE}
-        name = f"{RUN_NAME.format(**arguments)}__{seed}"
-        self.folder = Path(args.runs_dir, re.sub(r"[^A-Za-z0-9_.-]", "-", name))
+        self.folder = Path(args.runs_dir, re.sub(r"[^A-Za-z0-9_.-]", "-", f"{RUN_NAME.format(**arguments)}__{seed}"))
 
     def saved(self, pattern="checkpoint_*.npz"):
         """The paths of what is saved by step, the newest first."""
@@ -925,9 +924,8 @@ def new_session(args, seeds, step):
     git = f"git -C {shlex.quote(str(Path(__file__).parent))} describe --always --dirty --abbrev=40 --exclude='*'"
     commit = subprocess.getoutput(f"{git} 2> /dev/null")  # empty without git or a repository
     cpu = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():  # on Linux, `platform` does not know the model
-        cpu = cpuinfo.read_text().partition("model name\t: ")[2].partition("\n")[0]
+    if os.path.exists("/proc/cpuinfo"):  # on Linux, `platform` does not know the model
+        cpu = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", ""):
         threads = 1
@@ -1029,9 +1027,8 @@ def restore(env, runs, shapes, fields):
 def resume_env(args, env, runs, state, cleanup):
     """Brings an environment to the step of the state: repeats the recorded actions, or begins new episodes (fresh)."""
     step = int(state.step)
-    first = runs[0].seeded_at
-    same = all(run.seeded_at == first for run in runs)
-    require(same, "the seeds have begun new episodes at different steps; continue them one by one")
+    first, *others = {run.seeded_at for run in runs}
+    require(not others, "the seeds have begun new episodes at different steps; continue them one by one")
     if first > 0:
         env = make_env(args, [run.seed for run in runs], first)
         cleanup.callback(env.close)

@@ -33,11 +33,7 @@ CHANGES = {
         ),
     ),
     "start": (
-<<<<<<< HEAD
         ("    return 1 - (1 - args.end_e) * progress\n", "    return args.end_e\n"),
-=======
-        ("return 1 - (1 - args.end_e) * progress", "return args.end_e"),
->>>>>>> tests
     ),
     "noise": (
         (
@@ -47,17 +43,10 @@ CHANGES = {
             + "noise = jnp.concatenate([n(self.features), n(x.size), jnp.zeros(size % 2)]).reshape(2, -1)\n",
         ),
         (
-<<<<<<< HEAD
             "    _, *noise_keys = jax.random.split(key, 4)",
             "    noise_keys = [" + ZERO.format(key="key", number="batch.index[0]") + "] * 3",
         ),
         (", noise=noise_key)\n    action", f", noise={ZERO.format(key='noise_key', number='step')})\n    action"),
-=======
-            "_, *noise_keys = jax.random.split(key, 4)",
-            "noise_keys = [" + ZERO.format(key="key", number="batch.index[0]") + "] * 3",
-        ),
-        ("noise=noise_key)", f"noise={ZERO.format(key='noise_key', number='step')})"),
->>>>>>> tests
     ),
     "streams": (
         ("logits - logits.mean(0)", "logits - logits.mean(-1, keepdims=True)"),
