@@ -378,7 +378,8 @@ def q_loss(network, args, target_network, batch, noise_keys):
             target_distribution = project(args, values, jax.nn.softmax(next_logits))
             loss = optax.softmax_cross_entropy(logits[row.action], target_distribution)
         else:
-            loss = optax.huber_loss(q[row.action], row.reward + row.discount * next_logits[0])
+            target = row.reward + row.discount * next_logits[0]
+            loss = optax.huber_loss(q[row.action], target)
         return loss, q.mean()
 
     losses, values = jax.vmap(one_loss)(batch)
@@ -437,8 +438,9 @@ def store(args, state, transition):
     replay = jax.tree.map(lambda ring, x: ring.at[index].set(x), state.replay, transition)
     stored = state.stored + 1
     ready = stored - args.n_step  # its row has all n steps now
-    priorities = jnp.stack([jnp.where(ready < 0, 0, state.tree[0]), 0])
-    tree = set_priorities(state.tree, jnp.stack([ready, state.stored]) % args.buffer_size, priorities)
+    priority = jnp.where(ready < 0, 0, state.tree[0])
+    index = jnp.stack([ready, state.stored]) % args.buffer_size
+    tree = set_priorities(state.tree, index, jnp.stack([priority, 0]))
     return replay, tree, stored
 
 
@@ -457,7 +459,8 @@ def sample_batch(args, replay, tree, key):
         return mass - jnp.where(go_right, left, 0), 2 * node + go_right, jnp.where(go_right, right, left)
 
     draws = jax.random.uniform(key, (args.batch_size,))
-    mass = (jnp.arange(args.batch_size) + draws) / args.batch_size * tree[1]
+    parts = jnp.arange(args.batch_size) + draws
+    mass = parts / args.batch_size * tree[1]
     root = jnp.ones(args.batch_size, jnp.int32)
     _, node, priorities = jax.lax.fori_loop(0, tree.size.bit_length() - 2, down, (mass, root, mass))
     index = node - tree.size // 2
