@@ -68,7 +68,7 @@ class Args:
     exploration_steps: int = 2_000  # environment steps, from learning_starts on, over which it falls from 1 to end_e
     learning_rate: float = 1e-4  # step size of Adam
     tau: float = 1.0  # step size of the target network's moving average, which acts; 1: a copy after every update
-    noise_scale: float = 0.5  # of the noise in the dense layers, which explores; 0 has none, and epsilon explores alone
+    noise_scale: float = 0.5  # of the noise in dense layers, which explores; 0: none, and epsilon explores alone
     num_atoms: int = 51  # of a distribution: values whose probabilities are learned, evenly from -v_max to v_max
     v_max: float = 10  # of a distribution: the largest return that can be represented
     jumps: int = 5  # environment steps whose representations are predicted: the paper's K

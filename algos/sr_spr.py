@@ -70,7 +70,7 @@ class Args:
     resets_end: int = 100_000  # environment step before which a whole interval must follow a reset, or it is left out
     shrink_factor: float = 0.8  # share of their weights that encoder and transition model keep; the rest is fresh
     # On, as in the paper; the released settings of SR-SPR have no noise.
-    noise_scale: float = 0.5  # of the noise in the dense layers, which explores; 0 has none, and epsilon explores alone
+    noise_scale: float = 0.5  # of the noise in dense layers, which explores; 0: none, and epsilon explores alone
     num_atoms: int = 51  # of a distribution: values whose probabilities are learned, evenly from -v_max to v_max
     v_max: float = 10  # of a distribution: the largest return that can be represented
     jumps: int = 5  # environment steps whose representations are predicted: the paper's K
