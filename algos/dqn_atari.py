@@ -1,8 +1,11 @@
-"""Deep Q-learning with a replay ratio on Atari: EnvPool's games are stepped from one program of replay and updates.
+"""DQN with a replay ratio, on Atari: EnvPool's games are stepped from one program of frames, replay and updates.
 
 Paper:   Mnih et al. 2015, "Human-level control through deep reinforcement learning" (Nature 518), in the protocol of
          Atari 100k: Kaiser et al. 2020, "Model-Based Reinforcement Learning for Atari" (ICLR 2020).
-Parent:  dqn.py; differs: X
+Parent:  dqn.py; differs: Args, PACKAGES, MAY_BE_ZERO, check_algorithm, xavier_uniform_init, convolve, NatureEncoder,
+         XavierDense, Network, ReplayRow, Batch, State, SEED_AXES, init_state, frame_stacks, n_steps, store,
+         sample_batch, q_loss, acting_network, train_step, fresh_episode, chunk_length, metrics; without:
+         pytorch_uniform_init, Dense, Conv, Encoder, Transition
 Run:     python algos/dqn_atari.py --env-id Pong-v5 --num-seeds 5
          The same command continues an interrupted run, to the same bits.
 Expect:  not measured yet.
@@ -50,7 +53,7 @@ class Args:
     env_id: str = "Pong-v5"  # Atari game of EnvPool: Pong-v5, MsPacman-v5, ...
     sticky: float = 0.0  # probability, at every emulator frame, that the last action is repeated; 200M frames: 0.25
     terminal_on_life_loss: bool = True  # in learning, a lost life ends the return; an episode is a whole game anyway
-    max_episode_steps: int = 27_000  # a game that has not ended after so many steps is cut there, also in evaluations
+    max_episode_steps: int = 27_000  # a game is cut after this many steps, also in evaluations
     seed: int = 1  # first seed; the command trains seeds `seed` to `seed + num_seeds - 1`
     num_seeds: int = 1  # seeds trained side by side in one program, each in its own folder
     total_timesteps: int = 100_000  # environment steps (4 frames) per seed; may be raised to continue a finished run
@@ -58,10 +61,10 @@ class Args:
     # Algorithm
     replay_ratio: float = 1  # gradient updates per environment step; may be a fraction
     learning_starts: int = 1_600  # environment step of the first update; until then, actions are uniformly random
-    buffer_size: int = 100_000  # capacity of the replay buffer, in environment steps: 7 kB each
+    buffer_size: int = 100_000  # capacity of the replay buffer, in environment steps of 7 kB each
     batch_size: int = 32  # transitions per update, sampled uniformly with replacement
     gamma: float = 0.99  # discount factor
-    n_step: int = 1  # rewards in a target, before the value of the target network
+    n_step: int = 1  # rewards in a target, before it bootstraps
     end_e: float = 0.01  # probability of a random action at the end of exploration
     exploration_steps: int = 5_000  # environment steps, from learning_starts on, over which it falls from 1 to end_e
     optimizer: Literal["rmsprop", "adam"] = "adam"  # RMSProp is centered, with a decay of 0.95
@@ -77,7 +80,7 @@ class Args:
     log_interval: int = 1_000  # environment steps between two logs
     eval_interval: int = 10_000  # environment steps between two evaluations, a multiple of log_interval; 0: none
     eval_episodes: int = 10  # games per evaluation
-    final_eval_episodes: int = 100  # games of the evaluation at the end, and of --evaluate
+    final_eval_episodes: int = 100  # games with --evaluate, and after the last step if an evaluation falls there
     eval_e: float = 0.001  # probability of a random action in evaluations
 
     # Run folder
@@ -142,37 +145,38 @@ def check_algorithm(args):
 # ----------------------------------------------------------------------------------------------------------- Networks
 
 
-def convolve(x, kernel, strides, padding, **_):
-    """The convolution of nn.Conv, without dilation or groups and with a kernel of whole strides, as matrix products.
+def xavier_uniform_init(key, shape, _=None):
+    """Glorot & Bengio 2010, equation 16, for kernels (height, width, inputs, features) and (features, inputs)."""
+    pixels = np.prod(shape[:-2])  # of a kernel; 1 in a dense layer
+    bound = (6 / pixels / sum(shape[-2:])) ** 0.5
+    flat = jax.random.uniform(key, (np.prod(shape),), minval=-1)  # XLA compiles one flat vector faster
+    return bound * flat.reshape(shape)
 
-    XLA's own convolution is slow in a loop on CPUs. Here, the image is cut into blocks of stride x stride pixels, and
-    each shift of the blocks under the kernel is one product.
+
+def convolve(x, kernel, strides, padding, **_):
+    """What nn.Conv calls to convolve images (n, height, width, channels); kernels are square and of whole strides.
+
+    XLA's convolution is slow on CPUs inside a loop. Here, the image is cut into blocks of stride x stride pixels, and
+    the kernel likewise: each of the kernel's blocks gives a matrix product with the image shifted by whole blocks.
     """
     size, _, channels, features = kernel.shape
     stride = strides[0]
-    pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), strides, padding)
-    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
-    rows = x.shape[1] // stride
+    border = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), strides, padding)
+    x = jnp.pad(x, [(0, 0), *border, (0, 0)])
+    rows = x.shape[1] // stride  # of blocks
     columns = x.shape[2] // stride
     x = x.reshape(-1, rows, stride, columns, stride, channels).swapaxes(2, 3)
-    x = x.reshape(-1, rows, columns, stride**2 * channels)  # blocks
-    shifts = size // stride
-    kernel = kernel.reshape(shifts, stride, shifts, stride, channels, features).swapaxes(1, 2)
-    kernel = kernel.reshape(shifts, shifts, stride**2 * channels, features)
-    height = rows - shifts + 1
-    width = columns - shifts + 1
+    x = x.reshape(-1, rows, columns, stride**2 * channels)
+    blocks = size // stride  # of the kernel, each way
+    kernel = kernel.reshape(blocks, stride, blocks, stride, channels, features).swapaxes(1, 2)
+    kernel = kernel.reshape(blocks, blocks, stride**2 * channels, features)
+    rows -= blocks - 1  # of the result
+    columns -= blocks - 1
     total = 0
-    for i in range(shifts):
-        for j in range(shifts):
-            total += x[:, i : i + height, j : j + width] @ kernel[i, j]
+    for i in range(blocks):
+        for j in range(blocks):
+            total += x[:, i : i + rows, j : j + columns] @ kernel[i, j]
     return total
-
-
-def xavier_uniform_init(key, shape, dtype=None):  # of the last two axes, one is the inputs and one the features
-    """Glorot & Bengio 2010, equation 16, drawn as one flat vector, which XLA compiles faster."""
-    limit = (6 / np.prod(shape[:-2]) / sum(shape[-2:])) ** 0.5
-    flat = jax.random.uniform(key, (np.prod(shape),), minval=-1)
-    return limit * flat.reshape(shape)
 
 
 class NatureEncoder(nn.Module):
@@ -188,7 +192,7 @@ class NatureEncoder(nn.Module):
 
 
 class XavierDense(nn.Module):
-    """A dense layer that stores its weights as (features, inputs): faster products on CPUs."""
+    """A dense layer that stores its weights as (features, inputs), which makes its products faster on CPUs."""
 
     features: int
 
@@ -209,10 +213,6 @@ class Network(nn.Module):
         return XavierDense(num_actions(self.args))(x)
 
 
-def num_actions(args):
-    return envpool.make_spec(args.env_id).action_space.n
-
-
 # -------------------------------------------------------------------------------------------------------------- State
 
 
@@ -226,33 +226,33 @@ class Learner:  # everything that is learned
 @flax.struct.dataclass
 class ReplayRow:  # one environment step; stacks and next frames are read from the rows around it
     frame: jax.Array  # (84, 84) uint8, the newest that the agent saw
-    frames_in_stack: jax.Array  # earlier frames in its stack: 0 at a game's start or after a lost life, up to 3
+    frames_in_stack: jax.Array  # older frames in the agent's stack: 0 at the start of a game or life, at most 3
     action: jax.Array
     reward: jax.Array  # clipped to [-1, 1]
     terminated: jax.Array  # the game was over, or a life was lost and that counts
-    truncated: jax.Array  # the game was cut; the next row holds its last frame, and the target still bootstraps
-    valid: jax.Array  # False for a step that only began the next game, which is no transition
+    truncated: jax.Array  # the game was cut; the next row holds its last frame, from which the target bootstraps
+    valid: jax.Array  # False for the row after a game's end, whose step only began the next game
 
 
 @flax.struct.dataclass
-class Batch:  # sampled transitions, made n steps long
-    obs: jax.Array  # (4, 84, 84)
+class Batch:  # sampled rows, made n steps long
+    obs: jax.Array  # (batch, 4, 84, 84) uint8
     action: jax.Array
     reward: jax.Array  # discounted sum
-    discount: jax.Array  # of the value of next_obs; 0 if the game or the life ended before
-    next_obs: jax.Array  # n steps later, or the last of the game
+    discount: jax.Array  # of the value of next_obs; 0 if the game or life ended before
+    next_obs: jax.Array  # (batch, 4, 84, 84) uint8, n steps later, or the last of the game
 
 
 @flax.struct.dataclass
-class State:  # everything that changes during training, except for the inside of EnvPool; a checkpoint is exactly this
+class State:  # everything that changes during training, except the inside of EnvPool; a checkpoint is exactly this
     step: jax.Array  # environment steps so far, the same for all seeds
-    env: None  # EnvPool's games cannot be saved: a resume replays their actions
+    env: None  # EnvPool's games cannot be saved
     key: jax.Array
     learner: Learner
     replay: ReplayRow  # ring buffer: leaves (buffer_size, ...)
     stored: jax.Array  # rows stored so far
-    obs: jax.Array  # (4, 84, 84) uint8
-    frames_in_stack: jax.Array
+    obs: jax.Array  # (4, 84, 84) uint8, the newest frame last
+    frames_in_stack: jax.Array  # as in ReplayRow
     lives: jax.Array
     done: jax.Array  # the last step ended a game, so the next one only begins another
     episode_return: jax.Array
@@ -268,28 +268,20 @@ def init_learner(args, key, obs):
     return Learner(network=network, target_network=network, opt=make_optimizer(args).init(network))
 
 
-def acting_network(learner):  # of training and evaluation
-    return learner.network
-
-
-def init_state(args, action, seed, env, frame):
-    """The state before the first step, in a game that was reset to this frame; `action` is an example."""
+def init_state(args, action, seed, env, obs):
+    """The state before the first step, in a game whose first frame is obs (84, 84); `action` is an example."""
     key, learner_key = jax.random.split(jax.random.key(seed))
-    obs = push_frame(jnp.zeros((4, 84, 84), jnp.uint8), frame, False)
-    learner = init_learner(args, learner_key, obs)
+    zero = jnp.float32(0)
     no = jnp.bool(False)
-    row = ReplayRow(
-        frame=frame,
-        frames_in_stack=jnp.uint8(0),
-        action=jnp.int32(action),
-        reward=jnp.float32(0),
-        terminated=no,
-        truncated=no,
-        valid=no,
-    )
+    none = jnp.uint8(0)
+    action = jnp.int32(action)
+    row = ReplayRow(frame=obs, frames_in_stack=none, action=action, reward=zero, terminated=no, truncated=no, valid=no)
     replay = jax.tree.map(lambda x: jnp.zeros((args.buffer_size, *x.shape), x.dtype), row)
-    batch = jax.eval_shape(partial(sample_batch, args), replay, jnp.int32(0), key)
-    _, info = jax.eval_shape(partial(update, args), learner, batch)
+    no_frames = jnp.zeros((4, 84, 84), jnp.uint8)
+    obs = push_frame(no_frames, obs, fresh=True)
+    learner = init_learner(args, learner_key, obs)
+    batch = jax.eval_shape(partial(sample_batch, args), replay, jnp.int32(1), key)
+    _, info = jax.eval_shape(partial(update, args), learner, batch, key)
     metrics = [*info, "updates", "episodes", "charts/episodic_return", "charts/episodic_length"]
     return State(
         step=jnp.int32(0),
@@ -299,44 +291,35 @@ def init_state(args, action, seed, env, frame):
         replay=replay,
         stored=jnp.int32(0),
         obs=obs,
-        frames_in_stack=jnp.uint8(0),
+        frames_in_stack=none,
         lives=jnp.int32(0),
         done=no,
-        episode_return=jnp.float32(0),
+        episode_return=zero,
         episode_length=jnp.int32(0),
-        metric_sums=dict.fromkeys(metrics, jnp.float32(0)),
+        metric_sums=dict.fromkeys(metrics, zero),
     )
 
 
 # ------------------------------------------------------------------------------------------------------------- Replay
 
 
-def push_frame(obs, frame, fresh, xp=jnp):
-    """A stack (4, 84, 84) and the new frame -> the next stack: zeros before a game's start or a lost life (fresh)."""
-    earlier = xp.where(fresh, 0, obs[1:])
-    return xp.concatenate([earlier, frame[None]])
-
-
-def store(args, replay, stored, row):
-    """Writes a row to the ring buffer -> replay, rows stored so far."""
-    index = stored % args.buffer_size
-    replay = jax.tree.map(lambda ring, x: ring.at[index].set(x), replay, row)
-    return replay, stored + 1
-
-
 def frame_stacks(args, replay, index):
-    """What the agent saw at these rows of the replay (...,) -> (..., 4, 84, 84)."""
+    """What the agent saw at these rows of the replay (...,) -> (..., 4, 84, 84)"""
     back = jnp.arange(3, -1, -1)
     frames = replay.frame[(index[..., None] - back) % args.buffer_size]
-    seen = back <= replay.frames_in_stack[index][..., None]
-    return jnp.where(seen[..., None, None], frames, 0)
+    in_stack = back <= replay.frames_in_stack[index][..., None]
+    return jnp.where(in_stack[..., None, None], frames, 0)
 
 
 def n_steps(args, replay, index, n, gamma):
-    """Transitions from these rows (...,), n <= args.n_step steps long or up to the end of a game or life -> Batch."""
+    """Makes rows (...,) n <= args.n_step steps long, or up to the end of their game or life -> Batch.
+
+    The target bootstraps from the frames after n rewards, as the papers have it; BBF's released code has n - 1.
+    """
     steps = jnp.arange(args.n_step)
     rows = (index[..., None] + steps) % args.buffer_size  # (..., args.n_step)
-    last = (replay.terminated[rows] | replay.truncated[rows] | (steps >= n - 1)).argmax(-1)
+    ends = replay.terminated[rows] | replay.truncated[rows]
+    last = (ends | (steps >= n - 1)).argmax(-1)  # the last step that counts
     rewards = jnp.where(steps <= last[..., None], gamma**steps * replay.reward[rows], 0)
     terminated = replay.terminated[(index + last) % args.buffer_size]
     return Batch(
@@ -344,19 +327,24 @@ def n_steps(args, replay, index, n, gamma):
         action=replay.action[index],
         reward=rewards.sum(-1),
         discount=gamma ** (last + 1.0) * (1 - terminated),
-        # The target bootstraps after n rewards; BBF's released code bootstraps after n - 1.
         next_obs=frame_stacks(args, replay, (index + last + 1) % args.buffer_size),
     )
 
 
+def store(args, state, row):
+    """The state with one more row in the replay."""
+    index = state.stored % args.buffer_size
+    replay = jax.tree.map(lambda ring, x: ring.at[index].set(x), state.replay, row)
+    return state.replace(replay=replay, stored=state.stored + 1)
+
+
 def sample_batch(args, replay, stored, key):
-    """Samples uniformly from the rows whose stack and n steps are stored -> Batch with leaves (batch_size, ...)."""
+    """Samples uniformly, with replacement, from the rows whose stack and n steps are in the replay -> Batch."""
     oldest = jnp.maximum(stored - args.buffer_size + 3, 0)
-    candidates = (stored - args.n_step - oldest).astype(jnp.uint32)
+    count = (stored - args.n_step - oldest).astype(jnp.uint32)
     bits = jax.random.bits(key, (8, args.batch_size))
-    index = (oldest + bits % candidates).astype(int) % args.buffer_size
-    # Nearly all rows are valid: the first valid one of eight draws is taken.
-    first_valid = replay.valid[index].argmax(0)
+    index = (oldest + bits % count).astype(int) % args.buffer_size
+    first_valid = replay.valid[index].argmax(0)  # of eight candidates; nearly all rows are valid
     index = index[first_valid, jnp.arange(args.batch_size)]
     return n_steps(args, replay, index, args.n_step, args.gamma)
 
@@ -425,6 +413,10 @@ def add_to(sums, values):
     return sums | {name: sums[name] + value for name, value in values.items()}
 
 
+def acting_network(learner):
+    return learner.network
+
+
 def train_step(args, env_step, state, _):
     """One environment step, then the gradient updates that belong to it."""
     key, act_key, update_key = jax.random.split(state.key, 3)
@@ -436,7 +428,7 @@ def train_step(args, env_step, state, _):
     env, (frame, reward, terminated, truncated, lives) = env_step(state.env, action)
     life_lost = args.terminal_on_life_loss & (lives < state.lives) & ~state.done
 
-    # Store.
+    # Store. The step after a game's end only begins the next game: its row holds the last frame of the old one.
     row = ReplayRow(
         frame=state.obs[-1],
         frames_in_stack=state.frames_in_stack,
@@ -446,7 +438,7 @@ def train_step(args, env_step, state, _):
         truncated=truncated,
         valid=~state.done,
     )
-    replay, stored = store(args, state.replay, state.stored, row)
+    state = store(args, state, row)
 
     # Learn.
     first_update = num_updates_until(args, step - 1) - num_updates_until(args, args.learning_starts - 1) + 1
@@ -454,7 +446,7 @@ def train_step(args, env_step, state, _):
     def one_update(i, carry):
         learner, sums = carry
         key = jax.random.fold_in(update_key, i)
-        batch = sample_batch(args, replay, stored, key)
+        batch = sample_batch(args, state.replay, state.stored, key)
         learner, info = update(args, learner, batch)
         learner = update_target(args, learner, first_update + i)
         return learner, add_to(sums, info | {"updates": 1})
@@ -471,49 +463,37 @@ def train_step(args, env_step, state, _):
     sums = add_to(sums, {name: jnp.where(done, value, 0) for name, value in episode.items()})
     finite = {name: jnp.isfinite(total) for name, total in sums.items()}
 
-    # The stack of the next step: a game's start or a lost life hides the frames before it.
     fresh = state.done | life_lost
-    frames_in_stack = jnp.where(fresh, 0, jnp.minimum(state.frames_in_stack + 1, 3)).astype(jnp.uint8)
-    state = State(
+    older_frames = jnp.minimum(state.frames_in_stack + 1, 3)
+    new_state = state.replace(
         step=step,
         env=env,
         key=key,
         learner=learner,
-        replay=replay,
-        stored=stored,
         obs=push_frame(state.obs, frame, fresh),
-        frames_in_stack=frames_in_stack,
+        frames_in_stack=jnp.where(fresh, 0, older_frames).astype(jnp.uint8),
         lives=lives,
         done=done,
         episode_return=episode_return,
         episode_length=episode_length,
         metric_sums=sums,
     )
-    return state, (action, finite)
+    return new_state, (action, finite)
 
 
-def fresh_episode(args, state, frame):
-    """The state in a new game that begins with this frame, where a resume cannot restore the old one.
+def fresh_episode(args, state, obs):
+    """The state for a new game whose first frame is obs (84, 84), where a resume cannot restore the old game.
 
-    The replay sees the old game cut here: its last row is truncated, and one more row holds its last frame.
+    The old game counts as cut: its last row becomes truncated, and one more row holds the frame to bootstrap from.
     """
     last = (state.stored - 1) % args.buffer_size
-    is_cut = ~state.done & ~state.replay.terminated[last]
-    truncated = state.replay.truncated.at[last].set(state.replay.truncated[last] | is_cut)
-    row = ReplayRow(
-        frame=state.obs[-1],
-        frames_in_stack=state.frames_in_stack,
-        action=jnp.int32(0),
-        reward=jnp.float32(0),
-        terminated=jnp.bool(False),
-        truncated=jnp.bool(False),
-        valid=jnp.bool(False),
-    )
-    replay, stored = store(args, state.replay.replace(truncated=truncated), state.stored, row)
+    truncated = state.replay.truncated.at[last].set(~state.replay.terminated[last])
+    replay = state.replay.replace(truncated=truncated)
+    row = jax.tree.map(lambda ring: jnp.zeros_like(ring[0]), replay)  # not valid
+    row = row.replace(frame=state.obs[-1], frames_in_stack=state.frames_in_stack)
+    state = store(args, state.replace(replay=replay), row)
     return state.replace(
-        replay=replay,
-        stored=stored,
-        obs=push_frame(state.obs, frame, True),
+        obs=push_frame(state.obs, obs, fresh=True),
         frames_in_stack=jnp.uint8(0),
         lives=jnp.int32(0),
         done=jnp.bool(False),
@@ -574,14 +554,26 @@ def env_versions(args):
     return {}
 
 
+def num_actions(args):
+    return envpool.make_spec(args.env_id).action_space.n
+
+
+def push_frame(obs, frame, fresh, xp=jnp):
+    """The stack (4, 84, 84) with a new frame, the older ones zero if a game or life has just begun; xp is jnp or np."""
+    older = xp.where(fresh, 0, obs[1:])
+    return xp.concatenate([older, frame[None]])
+
+
 def make_pool(args, seeds, **options):
     """EnvPool's games, one per seed: 4 frames an action, minimal actions, 1 to 30 first steps without an action."""
     specs = envpool.registration.registry.specs
-    names = [name for name, (module, *_) in specs.items() if module == "envpool.atari"]
+    names = [name for name in specs if specs[name][0] == "envpool.atari"]
     close = difflib.get_close_matches(args.env_id, names, 4)
     close += [name for name in names if name.split("-")[0].lower() in args.env_id.lower()]
     require(args.env_id in names, f"there is no Atari game {args.env_id!r}; close names: {', '.join(close)}")
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    num_cores = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        num_cores = len(os.sched_getaffinity(0))
     return envpool.make(
         args.env_id,
         env_type="gymnasium",
@@ -597,7 +589,9 @@ def make_pool(args, seeds, **options):
     )
 
 
-def new_seeds(key, count):
+def new_seeds(seed, data, count):
+    """Seeds of games, drawn from a seed of the run and other data."""
+    key = jax.random.fold_in(jax.random.key(seed), data)
     return jax.random.randint(key, (count,), 0, 2**31 - 1).tolist()
 
 
@@ -608,7 +602,7 @@ def make_env(args, seeds, step=0):
     """
     pool_seeds = list(seeds)
     if step > 0:  # a fresh resume: other games than the first ones
-        pool_seeds = [new_seeds(jax.random.fold_in(jax.random.key(seed), step), 1)[0] for seed in seeds]
+        pool_seeds = [new_seeds(seed, step, 1)[0] for seed in seeds]
     pool = make_pool(args, pool_seeds)
     frames, info = pool.reset()
     first_frames = frames[:, 0]
@@ -620,8 +614,8 @@ def make_env(args, seeds, step=0):
         return frames[:, 0], reward, terminated, truncated & ~terminated, info["lives"]
 
     def step_all(action):  # a callback, which is one way for CPUs and GPUs
-        shapes = jax.eval_shape(lambda: (first_frames, info["reward"], flags, flags, info["lives"]))
-        return io_callback(host_step, shapes, action, ordered=True)
+        example = (first_frames, info["reward"], flags, flags, info["lives"])
+        return io_callback(host_step, jax.eval_shape(lambda: example), action, ordered=True)
 
     @custom_vmap
     def pool_step(action):
@@ -700,8 +694,7 @@ def evaluate(args, learner, seeds, step):
     lengths = np.zeros((len(seeds), count))
     for i, seed in enumerate(seeds):
         network = jax.tree.map(lambda x, i=i: x[i], networks)
-        pool_seeds = new_seeds(jax.random.fold_in(jax.random.key(seed), 2**31 - 1), count)
-        pool = make_pool(args, pool_seeds, batch_size=1)
+        pool = make_pool(args, new_seeds(seed, 2**31 - 1, count), batch_size=1)
         key = jax.random.fold_in(jax.random.key(seed), step)
         returns[i], lengths[i] = play_games(args, network, pool, key, count)
         pool.close()
@@ -771,8 +764,7 @@ class Run:
         self.args = args
         self.seed = seed
         self.identity = {name: value for name, value in arguments.items() if name not in CHANGEABLE}
-        name = f"{RUN_NAME.format(**arguments)}__{seed}"
-        self.folder = Path(args.runs_dir, re.sub(r"[^A-Za-z0-9_.-]", "-", name))
+        self.folder = Path(args.runs_dir, re.sub(r"[^A-Za-z0-9_.-]", "-", f"{RUN_NAME.format(**arguments)}__{seed}"))
 
     def saved(self, pattern="checkpoint_*.npz"):
         """The paths of what is saved by step, the newest first."""
@@ -848,9 +840,8 @@ def new_session(args, seeds, step):
     git = f"git -C {shlex.quote(str(Path(__file__).parent))} describe --always --dirty --abbrev=40 --exclude='*'"
     commit = subprocess.getoutput(f"{git} 2> /dev/null")  # empty without git or a repository
     cpu = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():  # on Linux, `platform` does not know the model
-        cpu = cpuinfo.read_text().partition("model name\t: ")[2].partition("\n")[0]
+    if os.path.exists("/proc/cpuinfo"):  # on Linux, `platform` does not know the model
+        cpu = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", ""):
         threads = 1
@@ -917,6 +908,8 @@ def load(paths, like):
             array = jnp.zeros(leaf.shape, leaf.dtype)
             for i, path in enumerate(paths):
                 for first, block in read_blocks(path, name):
+                    fits = block.shape[1:] == leaf.shape[2:] and first + len(block) <= leaf.shape[1]
+                    require(fits, f"{path.parent} is of another version: {name}; see --overwrite")
                     array = set_block(array, block, i, first)
         else:
             array = jax.device_put(np.stack([np.load(path)[name] for path in paths]))
@@ -934,8 +927,9 @@ def restore(env, runs, shapes, fields):
     for step in sorted(common - {0}, reverse=True):
         paths = [run.saved()[step] for run in runs]
         try:
-            same = all(set(np.load(path).files) == set(names) for path in paths)
-            require(same, f"{paths[0].parent} is of another version; use its script, or --overwrite")
+            for path in paths:
+                same = set(np.load(path).files) == set(names)
+                require(same, f"{path.parent} is of another version; use its script, or --overwrite")
             state = load(paths, like).replace(step=jnp.int32(step))
         except Exception as error:  # damage shows as an error of the zip file, of its compression, of NumPy, ...
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
@@ -949,9 +943,8 @@ def restore(env, runs, shapes, fields):
 def resume_env(args, env, runs, state, cleanup):
     """Brings an environment to the step of the state: repeats the recorded actions, or begins new episodes (fresh)."""
     step = int(state.step)
-    first = runs[0].seeded_at
-    same = all(run.seeded_at == first for run in runs)
-    require(same, "the seeds have begun new episodes at different steps; continue them one by one")
+    first, *others = {run.seeded_at for run in runs}
+    require(not others, "the seeds have begun new episodes at different steps; continue them one by one")
     if first > 0:
         env = make_env(args, [run.seed for run in runs], first)
         cleanup.callback(env.close)

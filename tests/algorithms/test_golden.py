@@ -1,9 +1,9 @@
 """What every script computes is frozen: 23 updates on a fixed stream of observations, and its flags.
 
 A change of results on purpose: python tests/helpers/golden.py --write SCRIPT, and say so in the commit. Integers must
-be equal; all else may differ by golden.TOLERANCE of a series' largest value. With the instruction sets of other processors
-(--xla_cpu_max_isa=SSE4_2 and AVX2 in place of AVX-512), with other threads and without optimization, all scripts stay
-within 1e-6, a hundredth of that.
+be equal; all else may differ by golden.TOLERANCE of a series' largest value. With the instruction sets of other
+processors (--xla_cpu_max_isa=SSE4_2 and AVX2 in place of AVX-512), with other threads and without optimization, all
+scripts stay within 1e-6, a hundredth of that.
 """
 
 import golden

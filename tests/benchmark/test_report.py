@@ -80,6 +80,21 @@ def test_bootstrap_is_seeded_and_leaves_no_trace():
     assert ((low < value) & (value < high)).all()
 
 
+def test_tasks_with_other_physics_are_not_compared(tmp_path, monkeypatch):
+    """The finger's contacts are not those of the published curves: such a task is named and left out."""
+    changed = report.OTHER_PHYSICS[0]
+    tasks = (changed, *TASKS[:2])
+    options = LONGER | {"scores": dict.fromkeys(tasks, (0.0, 1000.0))}
+    monkeypatch.setitem(SUITES, "dmc_cpu", dataclasses.replace(SUITES["dmc_cpu"], **options))
+    path = write_reference(
+        tmp_path / "raw.csv.gz", "sac", 8, {report.dm_control_name(env): [300, 320] for env in tasks}
+    )
+    write_results(tmp_path, {("sac", 8.0, env, seed): curve(300) for env in tasks for seed in (1, 2)})
+    tables, page, _ = make(tmp_path, reference=str(path))
+    assert {row["env"] for row in tables["comparison"]} == {*TASKS[:2], "all tasks compared (2)"}
+    assert f"{changed}: not compared with published curves" in page
+
+
 def test_bootstrap_by_hand():
     # Two runs of one task: a resample's mean is 1, 2 or 3 with probability 1/4, 1/2, 1/4; two tasks are drawn apart,
     # so that both lowest come with 1/16, which is more than 2.5 %, and all four of four tasks with less (1/256).

@@ -61,7 +61,7 @@ def test_which_end_is_the_tasks_own(env_id, dqn, monkeypatch):
 
 
 def test_values_of_a_task_that_ends_by_itself(tmp_path, dqn):
-    """DiscountingChain pays 1.1 once at most: values must not rise above it, as they do if its end is taken for a cut."""
+    """DiscountingChain pays 1.1 once at most: values would rise above it if its end were taken for a cut."""
     options = {"env_id": "DiscountingChain-bsuite", "total_timesteps": 20_000, "replay_ratio": 0.5, "gamma": 1.0}
     options |= {"optimizer": "adam", "learning_rate": 1e-3, "optimizer_eps": 1e-8, "target_interval": 50}
     options |= {"learning_starts": 1000, "hidden_dim": 32, "eval_interval": 0, "runs_dir": tmp_path}
@@ -83,7 +83,7 @@ def test_a_number_is_a_one_hot_vector(dqn):
 
 
 def test_a_number_is_a_one_hot_vector_for_sac(sac):
-    pool, _, flat, obs = sac.make_pool("edge_envs:Steering-v0", [1, 2])
+    *_, obs = sac.make_pool("edge_envs:Steering-v0", [1, 2])
     assert obs.dtype == np.float32 and obs.shape == (2, 5) and (obs.sum(1) == 1).all() and set(obs.flat) == {0, 1}
     space = sac.gymnasium.spaces
     parts = space.Dict(

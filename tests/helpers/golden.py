@@ -33,7 +33,7 @@ SMALL = {"replay_ratio": 1.5, "learning_starts": 16, "buffer_size": 20, "batch_s
 GYMNAX = SMALL | {"env_id": "Breakout-MinAtar", "end_e": 1.0, "target_interval": 4, "learning_rate": 0.01}
 ATARI = SMALL | {"env_id": "Breakout-v5", "end_e": 1.0, "channels": 2, "target_interval": 4, "learning_rate": 0.002}
 ATARI |= {"n_step": 3}
-SPR = ATARI | {"num_atoms": 7, "v_max": 2.0, "jumps": 2, "batch_size": 2}
+SPR = ATARI | {"num_atoms": 7, "v_max": 2.0, "jumps": 2, "batch_size": 2, "learning_rate": 0.0005}
 del SPR["target_interval"]
 BBF = SPR | {"width": 1, "anneal_updates": 10, "n_step": 5, "n_step_end": 2, "reset_interval": 28, "resets_end": 60}
 del BBF["channels"]

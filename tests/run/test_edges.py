@@ -1,4 +1,4 @@
-"""A run at its edges: closed pipes and terminals, the user's failing task, two runs in one process, uneven intervals."""
+"""A run at its edges: closed pipes and terminals, a task that fails, two runs in one process, uneven intervals."""
 
 import ast
 import importlib.metadata
