@@ -165,8 +165,11 @@ def convolve(x, kernel, strides, padding, **_):
     kernel = kernel.reshape(blocks, blocks, stride**2 * channels, features)
     rows -= blocks - 1  # of the result
     columns -= blocks - 1
-    shifts = [(i, j) for i in range(blocks) for j in range(blocks)]
-    return sum(x[:, i : i + rows, j : j + columns] @ kernel[i, j] for i, j in shifts)
+    total = 0
+    for i in range(blocks):
+        for j in range(blocks):
+            total += x[:, i : i + rows, j : j + columns] @ kernel[i, j]
+    return total
 
 
 class NatureEncoder(nn.Module):
@@ -309,8 +312,8 @@ def n_steps(args, replay, index, n, gamma):
     """
     steps = jnp.arange(args.n_step)
     rows = (index[..., None] + steps) % args.buffer_size  # (..., args.n_step)
-    ends = replay.terminated[rows] | replay.truncated[rows] | (steps >= n - 1)
-    last = ends.argmax(-1)  # the last step that counts
+    ends = replay.terminated[rows] | replay.truncated[rows]
+    last = (ends | (steps >= n - 1)).argmax(-1)  # the last step that counts
     rewards = jnp.where(steps <= last[..., None], gamma**steps * replay.reward[rows], 0)
     terminated = replay.terminated[(index + last) % args.buffer_size]
     return Batch(
@@ -575,11 +578,13 @@ def push_frame(obs, frame, fresh, xp=jnp):
 def make_pool(args, seeds, **options):
     """EnvPool's games, one per seed: 4 frames an action, minimal actions, 1 to 30 first steps without an action."""
     specs = envpool.registration.registry.specs
-    names = [name for name, (module, *_) in specs.items() if module == "envpool.atari"]
+    names = [name for name in specs if specs[name][0] == "envpool.atari"]
     close = difflib.get_close_matches(args.env_id, names, 4)
     close += [name for name in names if name.split("-")[0].lower() in args.env_id.lower()]
     require(args.env_id in names, f"there is no Atari game {args.env_id!r}; close names: {', '.join(close)}")
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    num_cores = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        num_cores = len(os.sched_getaffinity(0))
     return envpool.make(
         args.env_id,
         env_type="gymnasium",
@@ -595,7 +600,9 @@ def make_pool(args, seeds, **options):
     )
 
 
-def new_seeds(key, count):
+def new_seeds(seed, data, count):
+    """Seeds of games, drawn from a seed of the run and other data."""
+    key = jax.random.fold_in(jax.random.key(seed), data)
     return jax.random.randint(key, (count,), 0, 2**31 - 1).tolist()
 
 
@@ -606,7 +613,7 @@ def make_env(args, seeds, step=0):
     """
     pool_seeds = list(seeds)
     if step > 0:  # a fresh resume: other games than the first ones
-        pool_seeds = [new_seeds(jax.random.fold_in(jax.random.key(seed), step), 1)[0] for seed in seeds]
+        pool_seeds = [new_seeds(seed, step, 1)[0] for seed in seeds]
     pool = make_pool(args, pool_seeds)
     frames, info = pool.reset()
     first_frames = frames[:, 0]
@@ -618,8 +625,8 @@ def make_env(args, seeds, step=0):
         return frames[:, 0], reward, terminated, truncated & ~terminated, info["lives"]
 
     def step_all(action):  # a callback, which is one way for CPUs and GPUs
-        shapes = jax.eval_shape(lambda: (first_frames, info["reward"], flags, flags, info["lives"]))
-        return io_callback(host_step, shapes, action, ordered=True)
+        example = (first_frames, info["reward"], flags, flags, info["lives"])
+        return io_callback(host_step, jax.eval_shape(lambda: example), action, ordered=True)
 
     @custom_vmap
     def pool_step(action):
@@ -698,8 +705,7 @@ def evaluate(args, learner, seeds, step):
     lengths = np.zeros((len(seeds), count))
     for i, seed in enumerate(seeds):
         network = jax.tree.map(lambda x, i=i: x[i], networks)
-        pool_seeds = new_seeds(jax.random.fold_in(jax.random.key(seed), 2**31 - 1), count)
-        pool = make_pool(args, pool_seeds, batch_size=1)
+        pool = make_pool(args, new_seeds(seed, 2**31 - 1, count), batch_size=1)
         key = jax.random.fold_in(jax.random.key(seed), step)
         returns[i], lengths[i] = play_games(args, network, pool, key, count)
         pool.close()
@@ -769,8 +775,7 @@ class Run:
         self.args = args
         self.seed = seed
         self.identity = {name: value for name, value in arguments.items() if name not in CHANGEABLE}
-        name = f"{RUN_NAME.format(**arguments)}__{seed}"
-        self.folder = Path(args.runs_dir, re.sub(r"[^A-Za-z0-9_.-]", "-", name))
+        self.folder = Path(args.runs_dir, re.sub(r"[^A-Za-z0-9_.-]", "-", f"{RUN_NAME.format(**arguments)}__{seed}"))
 
     def saved(self, pattern="checkpoint_*.npz"):
         """The paths of what is saved by step, the newest first."""
@@ -846,9 +851,8 @@ def new_session(args, seeds, step):
     git = f"git -C {shlex.quote(str(Path(__file__).parent))} describe --always --dirty --abbrev=40 --exclude='*'"
     commit = subprocess.getoutput(f"{git} 2> /dev/null")  # empty without git or a repository
     cpu = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():  # on Linux, `platform` does not know the model
-        cpu = cpuinfo.read_text().partition("model name\t: ")[2].partition("\n")[0]
+    if os.path.exists("/proc/cpuinfo"):  # on Linux, `platform` does not know the model
+        cpu = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", ""):
         threads = 1
@@ -915,6 +919,8 @@ def load(paths, like):
             array = jnp.zeros(leaf.shape, leaf.dtype)
             for i, path in enumerate(paths):
                 for first, block in read_blocks(path, name):
+                    fits = block.shape[1:] == leaf.shape[2:] and first + len(block) <= leaf.shape[1]
+                    require(fits, f"{path.parent} is of another version: {name}; see --overwrite")
                     array = set_block(array, block, i, first)
         else:
             array = jax.device_put(np.stack([np.load(path)[name] for path in paths]))
@@ -932,8 +938,9 @@ def restore(env, runs, shapes, fields):
     for step in sorted(common - {0}, reverse=True):
         paths = [run.saved()[step] for run in runs]
         try:
-            same = all(set(np.load(path).files) == set(names) for path in paths)
-            require(same, f"{paths[0].parent} is of another version; use its script, or --overwrite")
+            for path in paths:
+                same = set(np.load(path).files) == set(names)
+                require(same, f"{path.parent} is of another version; use its script, or --overwrite")
             state = load(paths, like).replace(step=jnp.int32(step))
         except Exception as error:  # damage shows as an error of the zip file, of its compression, of NumPy, ...
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
@@ -947,9 +954,8 @@ def restore(env, runs, shapes, fields):
 def resume_env(args, env, runs, state, cleanup):
     """Brings an environment to the step of the state: repeats the recorded actions, or begins new episodes (fresh)."""
     step = int(state.step)
-    first = runs[0].seeded_at
-    same = all(run.seeded_at == first for run in runs)
-    require(same, "the seeds have begun new episodes at different steps; continue them one by one")
+    first, *others = {run.seeded_at for run in runs}
+    require(not others, "the seeds have begun new episodes at different steps; continue them one by one")
     if first > 0:
         env = make_env(args, [run.seed for run in runs], first)
         cleanup.callback(env.close)

@@ -378,7 +378,8 @@ def q_loss(network, args, target_network, batch, noise_keys):
             target_distribution = project(args, values, jax.nn.softmax(next_logits))
             loss = optax.softmax_cross_entropy(logits[row.action], target_distribution)
         else:
-            loss = optax.huber_loss(q[row.action], row.reward + row.discount * next_logits[0])
+            target = row.reward + row.discount * next_logits[0]
+            loss = optax.huber_loss(q[row.action], target)
         return loss, q.mean()
 
     losses, values = jax.vmap(one_loss)(batch)
@@ -437,8 +438,9 @@ def store(args, state, transition):
     replay = jax.tree.map(lambda ring, x: ring.at[index].set(x), state.replay, transition)
     stored = state.stored + 1
     ready = stored - args.n_step  # its row has all n steps now
-    priorities = jnp.stack([jnp.where(ready < 0, 0, state.tree[0]), 0])
-    tree = set_priorities(state.tree, jnp.stack([ready, state.stored]) % args.buffer_size, priorities)
+    priority = jnp.where(ready < 0, 0, state.tree[0])
+    index = jnp.stack([ready, state.stored]) % args.buffer_size
+    tree = set_priorities(state.tree, index, jnp.stack([priority, 0]))
     return replay, tree, stored
 
 
@@ -457,7 +459,8 @@ def sample_batch(args, replay, tree, key):
         return mass - jnp.where(go_right, left, 0), 2 * node + go_right, jnp.where(go_right, right, left)
 
     draws = jax.random.uniform(key, (args.batch_size,))
-    mass = (jnp.arange(args.batch_size) + draws) / args.batch_size * tree[1]
+    parts = jnp.arange(args.batch_size) + draws
+    mass = parts / args.batch_size * tree[1]
     root = jnp.ones(args.batch_size, jnp.int32)
     _, node, priorities = jax.lax.fori_loop(0, tree.size.bit_length() - 2, down, (mass, root, mass))
     index = node - tree.size // 2
@@ -959,8 +962,7 @@ class Run:
         self.args = args
         self.seed = seed
         self.identity = {name: value for name, value in arguments.items() if name not in CHANGEABLE}
-        name = f"{RUN_NAME.format(**arguments)}__{seed}"
-        self.folder = Path(args.runs_dir, re.sub(r"[^A-Za-z0-9_.-]", "-", name))
+        self.folder = Path(args.runs_dir, re.sub(r"[^A-Za-z0-9_.-]", "-", f"{RUN_NAME.format(**arguments)}__{seed}"))
 
     def saved(self, pattern="checkpoint_*.npz"):
         """The paths of what is saved by step, the newest first."""
@@ -1036,9 +1038,8 @@ def new_session(args, seeds, step):
     git = f"git -C {shlex.quote(str(Path(__file__).parent))} describe --always --dirty --abbrev=40 --exclude='*'"
     commit = subprocess.getoutput(f"{git} 2> /dev/null")  # empty without git or a repository
     cpu = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():  # on Linux, `platform` does not know the model
-        cpu = cpuinfo.read_text().partition("model name\t: ")[2].partition("\n")[0]
+    if os.path.exists("/proc/cpuinfo"):  # on Linux, `platform` does not know the model
+        cpu = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", ""):
         threads = 1
@@ -1105,6 +1106,8 @@ def load(paths, like):
             array = jnp.zeros(leaf.shape, leaf.dtype)
             for i, path in enumerate(paths):
                 for first, block in read_blocks(path, name):
+                    fits = block.shape[1:] == leaf.shape[2:] and first + len(block) <= leaf.shape[1]
+                    require(fits, f"{path.parent} is of another version: {name}; see --overwrite")
                     array = set_block(array, block, i, first)
         else:
             array = jax.device_put(np.stack([np.load(path)[name] for path in paths]))
@@ -1122,8 +1125,9 @@ def restore(env, runs, shapes, fields):
     for step in sorted(common - {0}, reverse=True):
         paths = [run.saved()[step] for run in runs]
         try:
-            same = all(set(np.load(path).files) == set(names) for path in paths)
-            require(same, f"{paths[0].parent} is of another version; use its script, or --overwrite")
+            for path in paths:
+                same = set(np.load(path).files) == set(names)
+                require(same, f"{path.parent} is of another version; use its script, or --overwrite")
             state = load(paths, like).replace(step=jnp.int32(step))
         except Exception as error:  # damage shows as an error of the zip file, of its compression, of NumPy, ...
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
@@ -1137,9 +1141,8 @@ def restore(env, runs, shapes, fields):
 def resume_env(args, env, runs, state, cleanup):
     """Brings an environment to the step of the state: repeats the recorded actions, or begins new episodes (fresh)."""
     step = int(state.step)
-    first = runs[0].seeded_at
-    same = all(run.seeded_at == first for run in runs)
-    require(same, "the seeds have begun new episodes at different steps; continue them one by one")
+    first, *others = {run.seeded_at for run in runs}
+    require(not others, "the seeds have begun new episodes at different steps; continue them one by one")
     if first > 0:
         env = make_env(args, [run.seed for run in runs], first)
         cleanup.callback(env.close)

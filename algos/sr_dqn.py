@@ -848,8 +848,7 @@ class Run:
         self.args = args
         self.seed = seed
         self.identity = {name: value for name, value in arguments.items() if name not in CHANGEABLE}
-        name = f"{RUN_NAME.format(**arguments)}__{seed}"
-        self.folder = Path(args.runs_dir, re.sub(r"[^A-Za-z0-9_.-]", "-", name))
+        self.folder = Path(args.runs_dir, re.sub(r"[^A-Za-z0-9_.-]", "-", f"{RUN_NAME.format(**arguments)}__{seed}"))
 
     def saved(self, pattern="checkpoint_*.npz"):
         """The paths of what is saved by step, the newest first."""
@@ -925,9 +924,8 @@ def new_session(args, seeds, step):
     git = f"git -C {shlex.quote(str(Path(__file__).parent))} describe --always --dirty --abbrev=40 --exclude='*'"
     commit = subprocess.getoutput(f"{git} 2> /dev/null")  # empty without git or a repository
     cpu = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():  # on Linux, `platform` does not know the model
-        cpu = cpuinfo.read_text().partition("model name\t: ")[2].partition("\n")[0]
+    if os.path.exists("/proc/cpuinfo"):  # on Linux, `platform` does not know the model
+        cpu = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", ""):
         threads = 1
@@ -994,6 +992,8 @@ def load(paths, like):
             array = jnp.zeros(leaf.shape, leaf.dtype)
             for i, path in enumerate(paths):
                 for first, block in read_blocks(path, name):
+                    fits = block.shape[1:] == leaf.shape[2:] and first + len(block) <= leaf.shape[1]
+                    require(fits, f"{path.parent} is of another version: {name}; see --overwrite")
                     array = set_block(array, block, i, first)
         else:
             array = jax.device_put(np.stack([np.load(path)[name] for path in paths]))
@@ -1011,8 +1011,9 @@ def restore(env, runs, shapes, fields):
     for step in sorted(common - {0}, reverse=True):
         paths = [run.saved()[step] for run in runs]
         try:
-            same = all(set(np.load(path).files) == set(names) for path in paths)
-            require(same, f"{paths[0].parent} is of another version; use its script, or --overwrite")
+            for path in paths:
+                same = set(np.load(path).files) == set(names)
+                require(same, f"{path.parent} is of another version; use its script, or --overwrite")
             state = load(paths, like).replace(step=jnp.int32(step))
         except Exception as error:  # damage shows as an error of the zip file, of its compression, of NumPy, ...
             print(f"the checkpoint of step {step} is damaged ({error}); trying the one before", file=sys.stderr)
@@ -1026,9 +1027,8 @@ def restore(env, runs, shapes, fields):
 def resume_env(args, env, runs, state, cleanup):
     """Brings an environment to the step of the state: repeats the recorded actions, or begins new episodes (fresh)."""
     step = int(state.step)
-    first = runs[0].seeded_at
-    same = all(run.seeded_at == first for run in runs)
-    require(same, "the seeds have begun new episodes at different steps; continue them one by one")
+    first, *others = {run.seeded_at for run in runs}
+    require(not others, "the seeds have begun new episodes at different steps; continue them one by one")
     if first > 0:
         env = make_env(args, [run.seed for run in runs], first)
         cleanup.callback(env.close)

@@ -72,15 +72,16 @@ class Loop:
     def env_us(self):
         """Microseconds of an environment step alone, all seeds in one."""
         axes = getattr(self.script, "SEED_AXES", None) or self.script.AXES
+        axis = getattr(axes, "env", None)
         step = self.env_step
-        if hasattr(self.script, "make_atari"):
+        if hasattr(self.script, "make_atari"):  # an older script, whose State has no environment
             step = lambda env, action: (env, self.env_step(action))
-        step = jax.vmap(step, in_axes=(axes.env, 0), out_axes=(axes.env, 0))
+        step = jax.vmap(step, in_axes=(axis, 0), out_axes=(axis, 0))
         action = jnp.zeros_like(self.state.replay.action[:, 0])  # (num_seeds, ...)
         if jnp.issubdtype(action.dtype, jnp.integer):
             action = action.astype(jnp.int32)  # a byte in the replay of Atari's scripts
         scan = jax.jit(lambda env: jax.lax.scan(lambda env, _: (step(env, action)[0], None), env, None, 1000)[0])
-        env = jax.block_until_ready(scan(self.state.env))
+        env = jax.block_until_ready(scan(getattr(self.state, "env", None)))
         start = time.perf_counter()
         jax.block_until_ready(scan(env))
         return 1e3 * (time.perf_counter() - start)

@@ -82,8 +82,8 @@ DMC15 = (  # D'Oro et al. 2023: DMC15-500k
     "WalkerRun-v1",
 )
 
-# MuJoCo 3.5.0 changed the finger's contacts: under a random policy it touches the spinner in 4 to 5 % of the steps, before
-# in 1.9 %, and finger-spin returns 0.1 to 0.2, before 0.5 to 0.6. EnvPool 1.2.5 has 3.6.0; the published curves, 2.1.5. No
+# MuJoCo 3.5.0 changed the contacts of the finger: under a random policy it touches the spinner in 4 to 5 % of the steps
+# (before: 1.9 %), and finger-spin returns 0.1 to 0.2 (0.5 to 0.6). EnvPool 1.2.5 has 3.6.0, published curves 2.1.5. No
 # other domain changes measurably.
 OTHER_PHYSICS = ("FingerSpin-v1", "FingerTurnEasy-v1", "FingerTurnHard-v1")
 

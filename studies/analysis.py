@@ -41,7 +41,8 @@ class Args:  # beside those of the script
 
 @flax.struct.dataclass
 class Twins:
-    """Two Learners in the place of one: what reads networks there, to act or to log, finds the active one's."""
+    """Two Learners in the place of one: what reads networks there, to act or to log, finds the active one's; and
+    BBF's horizon, which follows the number of updates since a reset, its optimizer's."""
 
     active: flax.struct.dataclass
     passive: flax.struct.dataclass
@@ -54,56 +55,58 @@ class Twins:
     def target_network(self):
         return self.active.target_network
 
+    @property
+    def opt(self):
+        return self.active.opt
+
 
 def with_offline(script, plain):
     """The script, with a share of each cycle's updates moved to its beginning. `plain`: the script once more, as it is,
     which says when resets fall due."""
 
-    def updates_by(args, step):
-        total, share = plain.updates_by(args, step), dataclasses.replace(args, replay_ratio=args.offline_share)
-        cycle, length = plain.resets_until(args, step - 1), args.reset_interval
+    def num_updates_until(args, step):
+        total = plain.num_updates_until(args, step)
+        share = dataclasses.replace(args, replay_ratio=args.offline_share)
+        cycle = plain.num_useful_resets_until(args, step - 1)
+        length = args.reset_interval
         into = jnp.clip(total - cycle * length, 0, length)  # this cycle, after which nothing is moved any more
-        moved = plain.updates_by(share, length) - plain.updates_by(share, into)  # floor(share * updates), exactly
-        total += jnp.where(cycle > 0, moved, 0)
-        return int(total) if isinstance(step, int) else total
+        moved = plain.num_updates_until(share, length) - plain.num_updates_until(share, into)  # floor(share * updates)
+        return total + jnp.where(cycle > 0, moved, 0)
 
-    script.updates_by, script.resets_until = updates_by, plain.resets_until
+    script.num_updates_until = num_updates_until
+    script.num_useful_resets_until = plain.num_useful_resets_until
 
 
 def with_twin(script, plain):
     """The script, with a passive learner beside the active one, whose random numbers stay those of the script alone."""
 
     def init_learner(args, key, obs):
-        return Twins(*(plain.init_learner(args, own, obs) for own in (key, jax.random.fold_in(key, 1))))
-
-    def soft_reset(args, key, state):
-        own = (state.replace(learner=x) for x in (state.learner.active, state.learner.passive))
         return Twins(
-            plain.soft_reset(args, key, next(own)), plain.soft_reset(args, jax.random.fold_in(key, 1), next(own))
+            active=plain.init_learner(args, key, obs),
+            passive=plain.init_learner(args, jax.random.fold_in(key, 1), obs),
         )
 
-    def update(args, replay, key, i, carry):
-        twins, priorities, totals = carry
-        none = jax.tree.map(jnp.zeros_like, totals)
-        passive, _, sums = plain.update(args, replay, key, i, (twins.passive, priorities, none))
-        totals = totals | {tag: x + sums[tag.replace("passive_", "")] for tag, x in totals.items() if "passive_" in tag}
-        active, priorities, totals = plain.update(args, replay, key, i, (twins.active, priorities, totals))
-        return Twins(active, passive), priorities, totals
+    def soft_reset(args, key, learner, obs):
+        return Twins(
+            active=plain.soft_reset(args, key, learner.active, obs),
+            passive=plain.soft_reset(args, jax.random.fold_in(key, 1), learner.passive, obs),
+        )
 
-    def init_state(args, seed, frame):
-        state = first_state(args, seed, frame)
-        passive = {tag.replace("/", "/passive_"): x for tag, x in state.totals.items() if tag.startswith("losses/")}
-        return state.replace(totals=state.totals | passive)
+    def update(args, learner, batch, key):
+        active, info = plain.update(args, learner.active, batch, key)
+        passive, passive_info = plain.update(args, learner.passive, batch, key)
+        del passive_info["priorities"]
+        info |= {tag.replace("/", "/passive_"): value for tag, value in passive_info.items()}
+        return Twins(active=active, passive=passive), info
 
-    def evaluate(args, learners, seeds, step, folders):
-        unfilmed = dataclasses.replace(args, capture_video=False)
-        active = plain.evaluate(args, learners.active, seeds, step, folders)
-        passive = plain.evaluate(unfilmed, learners.passive, seeds, step, folders)
-        for one, two in zip(active, passive, strict=True):
-            yield one | {tag.replace("/", "/passive_"): x for tag, x in two.items()}
+    def evaluate(args, learner, seeds, step):
+        rows = plain.evaluate(args, learner.active, seeds, step)
+        passive = plain.evaluate(args, learner.passive, seeds, step)
+        return rows | {tag.replace("/", "/passive_"): values for tag, values in passive.items()}
 
-    first_state, script.init_state, script.init_learner = script.init_state, init_state, init_learner
-    script.update, script.evaluate = update, evaluate
+    script.init_learner = init_learner
+    script.update = update
+    script.evaluate = evaluate
     if hasattr(plain, "soft_reset"):
         script.soft_reset = soft_reset
 
@@ -128,9 +131,9 @@ def prepare(name):
         require(n * d < 2**31, f"--offline-share {args.offline_share} has too many digits")
         resets = getattr(args, "reset_interval", 0)
         require(resets or not n, "--offline-share needs resets: a script that has them, and an interval")
-        late = not n or plain.updates_by(args, args.learning_starts) < resets
+        late = not n or plain.num_updates_until(args, args.learning_starts) < resets
         require(late, "--offline-share needs a longer --reset-interval: learning starts after the first reset")
-        moves = not n or (resets * n // d > 0 and plain.resets_until(args, args.total_timesteps - 1) > 0)
+        moves = not n or (resets * n // d > 0 and plain.num_useful_resets_until(args, args.total_timesteps - 1) > 0)
         require(moves, "--offline-share moves no update: there is no reset before the end, or the share is too small")
         if args.offline_share:
             with_offline(script, plain)

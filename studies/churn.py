@@ -29,44 +29,58 @@ SCRIPTS = ("spr", "sr_spr", "bbf")  # whose `update` is the body of a step's loo
 ROWS = 256
 
 
-def churn(script, args, updates, state):
-    """What `updates` gradient updates (an integer, which may be traced) would change in one seed's State -> dict of
-    float32, all in [0, 1]. The state must hold rows that may be drawn, those with a priority; it is not changed."""
+def one_update(script, args, replay, update_key, i, carry):
+    """The body of a step's loop over its updates, as in the script's `train_step`, for Learner and priorities."""
+    learner, priorities = carry
+    key = jax.random.fold_in(update_key, i)
+    sample_key = jax.random.split(key)[0]
+    horizon = ()
+    if hasattr(script, "annealed_horizon"):
+        horizon = script.annealed_horizon(args, learner.opt)
+    batch = script.sample_batch(args, replay, priorities, sample_key, *horizon)
+    learner, info = script.update(args, learner, batch, key)
+    return learner, script.update_priorities(priorities, batch.index, info["priorities"])
+
+
+def churn(script, args, num_updates, state):
+    """What so many gradient updates would change in one seed's State -> dict of float32, all in [0, 1].
+
+    The state must hold rows that may be sampled, those with a priority; it is not changed.
+    """
     row_key, update_key = jax.random.split(jax.random.fold_in(state.key, ROWS))
-    rising = jnp.cumsum(state.priorities > 0)
-    drawn = jax.random.randint(row_key, (ROWS,), 0, rising[-1])  # alike for all rows, whatever their priority
-    rows = jnp.searchsorted(rising, drawn, side="right")
-    obs, held = script.stacks(args, state.replay, rows), state.replay.action[rows]
+    cumulative = jnp.cumsum(state.priorities > 0)
+    draws = jax.random.randint(row_key, (ROWS,), 0, cumulative[-1])  # alike for all rows, whatever their priority
+    rows = jnp.searchsorted(cumulative, draws, side="right")
+    obs = script.frame_stacks(args, state.replay, rows)
+    taken = state.replay.action[rows]
 
     def greedy(network):
         return jax.lax.map(lambda obs: script.q_values(args, network, obs).argmax(), obs, batch_size=32)
 
-    update = partial(script.update, args, state.replay, update_key)
-    after = jax.lax.fori_loop(0, updates, update, (state.learner, state.priorities, state.totals))[0]
-    online, target = greedy(after.network), greedy(after.target_network)
+    update = partial(one_update, script, args, state.replay, update_key)
+    after, _ = jax.lax.fori_loop(0, num_updates, update, (state.learner, state.priorities))
+    online = greedy(after.network)
+    target = greedy(after.target_network)
     differs = {
         "online": online != greedy(state.learner.network),
         "target": target != greedy(state.learner.target_network),
-        "off_policy_online": online != held,
-        "off_policy_target": target != held,
+        "agreement": online == target,
+        "off_policy_online": online != taken,
+        "off_policy_target": target != taken,
     }
-    return {name: x.mean() for name, x in differs.items()} | {"agreement": (online == target).mean()}
+    return {name: x.mean() for name, x in differs.items()}
 
 
 def with_churn(script):
-    """The script's `metrics` with those of churn beside its own."""
-    metrics, seeds = script.metrics, (None, script.AXES)
-    measure = jax.jit(
-        lambda args, updates, state: jax.vmap(partial(churn, script, args), seeds)(updates, state), static_argnums=0
-    )
+    """The script's `metrics` of one seed, with those of churn beside its own: NaN, so not logged, before learning."""
+    metrics = script.metrics
 
     def both(args, state):
-        step, found = int(state.step), {}
-        if step >= args.learning_starts:
-            due = script.updates_by(args, step + 1) - script.updates_by(args, step)
-            found = jax.device_get(measure(args, max(1, due), state))
-        for seed, own in enumerate(metrics(args, state)):
-            yield own | {f"churn/{name}": x[seed] for name, x in found.items()}
+        due = script.num_updates_until(args, state.step + 1) - script.num_updates_until(args, state.step)
+        measure = partial(churn, script, args, jnp.maximum(1, due), state)
+        nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(measure))
+        found = jax.lax.cond(state.step >= args.learning_starts, measure, lambda: nothing)
+        return metrics(args, state) | {f"churn/{name}": value for name, value in found.items()}
 
     return both
 
@@ -88,10 +102,7 @@ def train(tool, about, scripts, prepare):
     script = prepare(name)
     args = tyro.cli(script.Args, prog=f"studies.{tool} {name}", args=sys.argv[2:])
     sys.argv[:1] = ["-m", f"studies.{tool}"]  # the command that run.json will hold
-    try:
-        script.main(args)
-    except OSError as error:
-        require(False, f"cannot use {error.filename or 'an output'}: {error.strerror or error}; what was saved is kept")
+    script.main(args)
 
 
 def main():

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.jobs import ROOT
-from benchmark.speed import load
+from benchmark.jobs import ROOT, load_script
 
 SCRIPTS = sorted(path.stem for path in (ROOT / "algos").glob("*.py"))
 TOLERANCE = 1e-3  # of the largest value of a layer's weights or biases
@@ -24,9 +23,7 @@ TOLERANCE = 1e-3  # of the largest value of a layer's weights or biases
 
 def final(script, words, folder, **more):
     """Runs the script -> the arrays of its last checkpoint."""
-    steps = (
-        load(ROOT / "algos" / f"{script}.py").Args.batch_size + 20
-    )  # enough is stored for one update, the last step's
+    steps = load_script(ROOT / "algos" / f"{script}.py").Args.batch_size + 20  # enough for one update, the last step's
     short = dict.fromkeys(("total_timesteps", "learning_starts", "log_interval"), steps)
     short |= dict.fromkeys(("eval_interval", "checkpoint_interval"), 0) | {"buffer_size": 2 * steps, "runs_dir": folder}
     short |= {"replay_ratio": 1}  # a second update would begin where Adam's first has made rounding large

@@ -23,9 +23,8 @@ ZERO = "jax.random.wrap_key_data(jax.random.key_data({key}) * ({number} < 0).ast
 CHANGES = {
     "weights": (
         (
-            "        size, init = self.size, uniform(self.size**2 * x.shape[-1])\n",
-            "        size = self.size\n"
-            "        limit = (6 / (27 * (x.shape[-1] + self.features))) ** 0.5  # Xavier with a kernel of 3 x 3 x 3\n"
+            "        init = pytorch_uniform_init(size**2 * channels)\n",
+            "        limit = (6 / (27 * (channels + self.features))) ** 0.5  # Xavier with a kernel of 3 x 3 x 3\n"
             "        init = lambda key, shape: jax.random.uniform(key, shape, minval=-limit, maxval=limit)\n",
         ),
         (
@@ -34,23 +33,23 @@ CHANGES = {
         ),
     ),
     "start": (
-        ("return 1 - (1 - args.end_e) * jnp.clip((step - args.learning_starts) / steps, 0, 1)", "return args.end_e"),
+        ("    return 1 - (1 - args.end_e) * progress\n", "    return args.end_e\n"),
     ),
     "noise": (
         (
             'noise = jax.random.normal(self.make_rng("noise"), (size + size % 2,)).reshape(2, -1)\n',
             'n = lambda k: jax.random.normal(self.scope.rngs["noise"].rng, (k,))\n'
-            + " " * 20
-            + "noise = jnp.concatenate([n(features), n(x.size), jnp.zeros(size % 2)]).reshape(2, -1)\n",
+            + " " * 16
+            + "noise = jnp.concatenate([n(self.features), n(x.size), jnp.zeros(size % 2)]).reshape(2, -1)\n",
         ),
         (
-            "draw_key, *keys = jax.random.split(key, 4)",
-            "draw_key, *_ = jax.random.split(key, 4)\n    keys = [" + ZERO.format(key="key", number="number") + "] * 3",
+            "    _, *noise_keys = jax.random.split(key, 4)",
+            "    noise_keys = [" + ZERO.format(key="key", number="batch.index[0]") + "] * 3",
         ),
-        ("noise=noise_key), act_key", f"noise={ZERO.format(key='noise_key', number='step')}), act_key"),
+        (", noise=noise_key)\n    action", f", noise={ZERO.format(key='noise_key', number='step')})\n    action"),
     ),
     "streams": (
-        ("- advantage.mean(0) if args.dueling", "- advantage.mean(-1, keepdims=True) if args.dueling"),
+        ("logits - logits.mean(0)", "logits - logits.mean(-1, keepdims=True)"),
     ),
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # holds Gymnasium tasks, too: toy_envs:Task-v0
-pytest.register_assert_rewrite("common", "gymnax_runs", "atari_runs", "spr_runs")
+pytest.register_assert_rewrite("common", "gymnax_runs", "atari_runs", "runs", "spr_runs")
 
 from common import load  # noqa: E402
 

@@ -17,11 +17,12 @@ from copies import ALGOS, BANDS, bands, family
 
 MEAN_TOKENS = 12
 P90_TOKENS = 22
-LINES = {"header": 130, "ALGORITHM": 350, "ENVIRONMENT AND EVALUATION": 160, "RUN": 370}
-# Prioritized replay, noisy layers and distributions; with them, a model of the future.
-ALGORITHM_LINES = dict.fromkeys(["rainbow", "der"], 430) | dict.fromkeys(["spr", "sr_spr", "bbf"], 480)
-SHARED_ENVIRONMENT_LINES = 260  # of a family whose text serves several kinds of environments
-SHARED_FAMILIES = ("EnvPool's and Gymnasium's",)  # words of the banners of such families
+LINES = {"header": 150, "ALGORITHM": 365, "RUN": 370}
+# Frames, stacks and lost lives; prioritized replay, noisy layers and distributions; with them, a model of the future.
+ALGORITHM_LINES = dict.fromkeys(["dqn_atari", "drq_eps"], 415) | dict.fromkeys(["rainbow", "der"], 490)
+ALGORITHM_LINES |= dict.fromkeys(["spr", "sr_spr", "bbf"], 630)
+# By words of their banners: one library; two of them; three, inside of the program and outside.
+ENVIRONMENT_LINES = {"Atari games": 175, "continuous tasks": 215, "discrete actions": 310}
 
 NO_CODE = (
     tokenize.COMMENT,
@@ -87,8 +88,9 @@ def measure(text):
 def limits(name, text):
     """{band: most lines} of a script."""
     found = LINES | {"ALGORITHM": ALGORITHM_LINES.get(name, LINES["ALGORITHM"])}
-    if "ENVIRONMENT AND EVALUATION" in bands(text) and any(words in family(text) for words in SHARED_FAMILIES):
-        found["ENVIRONMENT AND EVALUATION"] = SHARED_ENVIRONMENT_LINES
+    if "ENVIRONMENT AND EVALUATION" in bands(text):
+        own = [lines for words, lines in ENVIRONMENT_LINES.items() if words in family(text)]
+        found["ENVIRONMENT AND EVALUATION"] = min(own, default=min(ENVIRONMENT_LINES.values()))
     return found
 
 

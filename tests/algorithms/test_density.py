@@ -95,7 +95,10 @@ def test_every_limit_is_seen():
         long = more + SMALL if band == "header" else SMALL.replace(banner, more)
         assert [band in line for line in density.passed_limits("small", long)] == [True], band
     assert len(density.passed_limits("spr", SMALL.replace("    # Nor this.\n", "\n" * 400))) == 0
-    shared = SMALL.replace("EVALUATION: more\n", f"EVALUATION: for {density.SHARED_FAMILIES[0]}\n")
-    assert density.passed_limits("small", shared.replace(f"{RULER}\n# RUN", "\n" * 200 + f"{RULER}\n# RUN")) == []
+    for words, most in density.ENVIRONMENT_LINES.items():
+        own = SMALL.replace("EVALUATION: more\n", f"EVALUATION: for {words}\n")
+        for lines, passed in ((most - 3, 0), (most, 1)):  # the banner has three
+            longer = own.replace(f"{RULER}\n# RUN", "\n" * lines + f"{RULER}\n# RUN")
+            assert len(density.passed_limits("small", longer)) == passed, words
     dense = density.passed_limits("small", SMALL + ("print(" + "1 + " * 10 + "1)\n") * 9)
     assert len(dense) == 2 and "on average" in dense[0] and "24 tokens or more" in dense[1]

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import SMALL_GYMNAX
-from gymnax_runs import advance, begin, random_batch
+from gymnax_runs import random_batch
+from runs import advance, begin
 
 from studies import rainbow_as_released
 
@@ -47,9 +48,29 @@ def filled(rainbow, args, seed=0):
     return jax.tree.map(jnp.asarray, replay), priorities, tree_of(rainbow, args, priorities)
 
 
+def fresh(rainbow, args):
+    """The shapes of a State."""
+    begin = lambda: rainbow.init_state(args, np.int32(0), 1, *rainbow.env_reset(args, jax.random.key(0)))
+    return jax.eval_shape(begin)
+
+
 def tree_of(rainbow, args, priorities):
     tree = jnp.zeros(2 * 2 ** (args.buffer_size - 1).bit_length()).at[0].set(1)
     return rainbow.set_priorities(tree, jnp.arange(args.buffer_size), jnp.asarray(priorities))
+
+
+def sample(rainbow, args, replay, tree, key):
+    """-> index, weights, (obs, action, reward, discount, next_obs)"""
+    batch = rainbow.sample_batch(args, replay, tree, key)
+    return batch.index, batch.weight, (batch.obs, batch.action, batch.reward, batch.discount, batch.next_obs)
+
+
+def learn(rainbow, args, learner, replay, tree, key, number):
+    """What a step does for each of its updates -> Learner, tree, info."""
+    batch = rainbow.sample_batch(args, replay, tree, jax.random.split(key, 4)[0])
+    learner, info = rainbow.update(args, learner, batch, key)
+    tree = rainbow.set_priorities(tree, batch.index, info.pop("priorities"))
+    return rainbow.update_target(args, learner, number), tree, info
 
 
 def softmax(x):
@@ -66,7 +87,7 @@ def test_sum_tree(rainbow, size):
     args, rng = setup(rainbow, buffer_size=size), np.random.default_rng(size)
     known = np.zeros(size, np.float32)
     tree, largest = tree_of(rainbow, args, known), 1.0
-    assert jax.eval_shape(partial(rainbow.init_state, args), 0).tree.shape == tree.shape
+    assert fresh(rainbow, args).tree.shape == tree.shape
     for _ in range(20):
         index, value = rng.integers(0, size, 7), rng.gamma(0.3, size=7).astype(np.float32)
         value[:2] = 0
@@ -87,7 +108,7 @@ def test_draws_are_proportional(rainbow):
     args = setup(rainbow, importance_exponent=0.7)
     replay, priorities, tree = filled(rainbow, args)
     keys = jax.random.split(jax.random.key(3), 20_000)
-    index, weights, _ = jax.jit(jax.vmap(partial(rainbow.sample, args, replay, tree)))(keys)
+    index, weights, _ = jax.jit(jax.vmap(partial(sample, rainbow, args, replay, tree)))(keys)
     bounds = np.cumsum(np.float64(priorities)) / priorities.sum(dtype=np.float64)
     parts = np.arange(9) / 8
     for part in range(8):  # the rows a part can reach
@@ -110,7 +131,7 @@ def test_rounding_never_draws_a_row_of_priority_0(rainbow, draw, monkeypatch):
     priorities[[0, -1]] = 0
     tree = tree_of(rainbow, args, priorities)
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, draw))
-    index, weights, _ = rainbow.sample(args, replay, tree, jax.random.key(0))
+    index, weights, _ = sample(rainbow, args, replay, tree, jax.random.key(0))
     assert (priorities[index] > 0).all() and np.isfinite(weights).all()
 
 
@@ -119,9 +140,9 @@ def test_uniform_replay_is_priority_exponent_0(rainbow):
     replay, _, _ = filled(rainbow, args)
     tree = tree_of(rainbow, args, np.ones(64))
     learner = rainbow.init_learner(args, jax.random.key(0), replay.obs[0])
-    _, after, _ = jax.jit(partial(rainbow.update, args))(learner, replay, tree, jax.random.key(1), 1)
+    _, after, _ = jax.jit(partial(learn, rainbow, args))(learner, replay, tree, jax.random.key(1), 1)
     np.testing.assert_array_equal(after, tree)
-    assert (rainbow.sample(args, replay, tree, jax.random.key(2))[1] == 1).all()
+    assert (sample(rainbow, args, replay, tree, jax.random.key(2))[1] == 1).all()
 
 
 @pytest.mark.parametrize("n_step", [1, 3])
@@ -129,7 +150,7 @@ def test_which_rows_may_be_drawn(rainbow, n_step):
     """All that are stored but the newest n - 1, in a ring that comes round; new ones with the largest priority."""
     args, env_step, state = begin(rainbow, [1, 2], n_step=n_step, buffer_size=37, batch_size=8, replay_ratio=0.75)
     for stored in range(1, 90):
-        state = advance(rainbow, args, env_step, state, 1)
+        state, _ = advance(rainbow, args, env_step, state, 1)
         priorities = np.asarray(state.tree)[:, 64 : 64 + 37]
         newest = {(stored - 1 - i) % 37 for i in range(n_step - 1)}
         allowed = set(range(min(stored, 37))) - newest
@@ -161,7 +182,7 @@ def test_n_steps(rainbow, n_step):
     """Rows near ends of both kinds and across the ring's; episodes shorter than n; a truncated one's value goes on."""
     args = setup(rainbow, n_step=n_step, batch_size=200)
     replay, _, _ = filled(rainbow, args)
-    index, _, batch = rainbow.sample(args, replay, tree_of(rainbow, args, np.ones(64)), jax.random.key(0))
+    index, _, batch = sample(rainbow, args, replay, tree_of(rainbow, args, np.ones(64)), jax.random.key(0))
     assert set(np.asarray(index)) == set(range(64))
     obs, action, rewards, discount, final_obs = (np.asarray(x) for x in batch)
     kinds = set()
@@ -180,8 +201,8 @@ def test_n_step_targets_against_rlax(rainbow, rlax):
     args = setup(rainbow, n_step=3, batch_size=200)
     replay, _, _ = filled(rainbow, args)
     replay = replay.replace(truncated=jnp.zeros(64, bool))
-    index, _, (_, _, rewards, discount, final_obs) = rainbow.sample(
-        args, replay, tree_of(rainbow, args, np.ones(64)), jax.random.key(0)
+    index, _, (_, _, rewards, discount, final_obs) = sample(
+        rainbow, args, replay, tree_of(rainbow, args, np.ones(64)), jax.random.key(0)
     )
     ahead = jnp.concatenate([jnp.arange(64), jnp.arange(3)])  # once round the ring, and on
     values = final_obs.sum(-1)
@@ -248,7 +269,7 @@ def test_noise_of_an_update(rainbow):
     learner = rainbow.init_learner(args, jax.random.key(0), replay.obs[0])
     key = jax.random.key(7)
     draw_key, *keys = jax.random.split(key, 4)
-    _, weights, (obs, action, rewards, discount, final_obs) = rainbow.sample(args, replay, tree, draw_key)
+    _, weights, (obs, action, rewards, discount, final_obs) = sample(rainbow, args, replay, tree, draw_key)
 
     def loss(one, two, three):
         values = lambda key, obs: jax.vmap(partial(rainbow.q_values, args, learner.network, noise=key))(obs)
@@ -257,7 +278,7 @@ def test_noise_of_an_update(rainbow):
         error = jnp.abs(jnp.take_along_axis(values(one, obs), action[:, None], 1)[:, 0] - target)
         return float((weights * jnp.where(error <= 1, 0.5 * error**2, error - 0.5)).mean())
 
-    found = float(jax.jit(partial(rainbow.update, args))(learner, replay, tree, key, 1)[2]["losses/q_loss"])
+    found = float(jax.jit(partial(learn, rainbow, args))(learner, replay, tree, key, 1)[2]["losses/q_loss"])
     assert found == pytest.approx(loss(*keys), rel=1e-5)
     others = [loss(*(keys[i] for i in order)) for order in ((0, 0, 2), (1, 1, 2))]
     assert all(other != pytest.approx(found, rel=1e-3) for other in others)
@@ -270,9 +291,9 @@ def test_noise_of_steps_and_updates(rainbow, monkeypatch):
     seen, update, q_values = [], rainbow.update, rainbow.q_values
     record = lambda key: jax.debug.callback(lambda x: seen.append(tuple(map(int, x))), jax.random.key_data(key))
 
-    def recorded_update(args, old, replay, tree, key, number):
+    def recorded_update(args, learner, batch, key):
         record(key)
-        return update(args, old, replay, tree, key, number)
+        return update(args, learner, batch, key)
 
     def recorded_values(args, network, obs, **rngs):
         if rngs:
@@ -295,7 +316,7 @@ def test_actions_with_and_without_noise(rainbow):
     steps = (1, 1000, 126_000, 251_000)
     assert [float(rainbow.epsilon(plain, step)) for step in steps] == pytest.approx([1, 1, 0.505, 0.01])
     args, env_step, state = begin(rainbow, [1], end_e=0.0, noise_scale=5.0, sticky=0.0, replay_ratio=0.01)
-    state = advance(rainbow, args, env_step, state, 99)  # without an update yet
+    state, _ = advance(rainbow, args, env_step, state, 99)  # without an update yet
     network = jax.tree.map(lambda x: x[0], state.learner.network)
     best = jax.vmap(lambda obs: rainbow.q_values(args, network, obs).argmax())(state.replay.obs[0, 60:99])
     assert (np.asarray(best) != np.asarray(state.replay.action[0, 60:99])).any()  # noise acts, not the mean
@@ -328,7 +349,7 @@ def test_update_against_numpy(rainbow, off):
     p, p_target = names(online.network), names(online.target_network)
     key = jax.random.key(7)
     draw_key = jax.random.split(key, 4)[0]
-    index, weights, _ = rainbow.sample(args, replay, tree, draw_key)
+    index, weights, _ = sample(rainbow, args, replay, tree, draw_key)
     z, rows = np.linspace(-3, 3, 7), [int(first) for first in index]
 
     def all_losses(p, chooser):
@@ -354,7 +375,7 @@ def test_update_against_numpy(rainbow, off):
     other = [forward(p, np.float64(x), args)[0].argmax() != forward(p_target, np.float64(x), args)[0].argmax()
              for x in replay.next_obs]  # fmt: skip
     assert any(other)
-    update = jax.jit(partial(rainbow.update, args))
+    update = jax.jit(partial(learn, rainbow, args))
     learner, new_tree, info = update(online, replay, tree, key, 250)
     assert float(info["losses/q_loss"]) == pytest.approx(float((weights * losses).mean()), rel=1e-4)
     kept = update(online, replay, tree, key, 249)[0]
@@ -383,10 +404,10 @@ def test_update_against_rlax(rainbow, rlax, double, distributional):
     target = jax.tree.map(lambda x: 5 * x, rainbow.init_learner(args, jax.random.key(2), replay.obs[0]).network)
     learner = learner.replace(target_network=target)
     key = jax.random.key(7)
-    _, weights, (obs, action, rewards, discount, final_obs) = rainbow.sample(
-        args, replay, tree, jax.random.split(key, 4)[0]
+    _, weights, (obs, action, rewards, discount, final_obs) = sample(
+        rainbow, args, replay, tree, jax.random.split(key, 4)[0]
     )
-    apply = jax.vmap(rainbow.RainbowNetwork(args).apply, (None, 0))
+    apply = jax.vmap(rainbow.Network(args).apply, (None, 0))
     (q, out), (next_q, next_out), (own_q, _) = (
         apply(*x) for x in ((learner.network, obs), (target, final_obs), (learner.network, final_obs))
     )
@@ -399,7 +420,7 @@ def test_update_against_rlax(rainbow, rlax, double, distributional):
         args_of = (q, action, rewards, discount, next_q)
         error = jax.vmap(rlax.double_q_learning)(*args_of, own_q) if double else jax.vmap(rlax.q_learning)(*args_of)
         theirs = rlax.huber_loss(error)
-    info = rainbow.update(args, learner, replay, tree, key, 1)[2]
+    info = learn(rainbow, args, learner, replay, tree, key, 1)[2]
     assert float(info["losses/q_loss"]) == pytest.approx(float((weights * theirs).mean()), rel=1e-5)
 
 
@@ -415,7 +436,7 @@ def test_distributions_of_the_parents_against_rlax(c51, qr_dqn, rlax):
     c51.make_task(args)
     batch, obs = random_batch(c51, 9), np.zeros((10, 10, 4), bool)
     online, target = (c51.init_learner(args, jax.random.key(i), obs).network for i in (1, 2))
-    apply, z = jax.vmap(c51.C51Network(args).apply, (None, 0)), jnp.tile(jnp.linspace(-3, 3, 7), (9, 1))
+    apply, z = jax.vmap(c51.Network(args).apply, (None, 0)), jnp.tile(jnp.linspace(-3, 3, 7), (9, 1))
     discount = args.gamma * (1 - jnp.float32(batch.terminated))
     theirs = jax.vmap(rlax.categorical_q_learning)(
         z, apply(online, batch.obs), batch.action, batch.reward, discount, z, apply(target, batch.next_obs)
@@ -423,7 +444,7 @@ def test_distributions_of_the_parents_against_rlax(c51, qr_dqn, rlax):
     assert float(c51.q_loss(online, args, target, batch)[0]) == pytest.approx(float(theirs.mean()), rel=1e-4)
     args = qr_dqn.Args(hidden_dim=8)
     online, target = (qr_dqn.init_learner(args, jax.random.key(i), obs).network for i in (1, 2))
-    apply = jax.vmap(qr_dqn.QuantileNetwork(args).apply, (None, 0))
+    apply = jax.vmap(qr_dqn.Network(args).apply, (None, 0))
     out, following = (apply(*x).swapaxes(1, 2) for x in ((online, batch.obs), (target, batch.next_obs)))
     n = out.shape[1]
     tau = jnp.tile((jnp.arange(n) + 0.5) / n, (9, 1))
@@ -436,7 +457,7 @@ def test_distributions_of_the_parents_against_rlax(c51, qr_dqn, rlax):
 def test_memory_and_bad_settings(rainbow):
     args = rainbow.Args(**SMALL_GYMNAX | {"num_seeds": 1})
     rainbow.make_task(args)
-    state = jax.eval_shape(partial(rainbow.init_state, args), 0)
+    state = fresh(rainbow, args)
     row = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.replay)) / args.buffer_size
     assert row <= 816
     for bad in ({"n_step": 0}, {"noise_scale": -1.0}, {"n_step": 40, "batch_size": 32, "learning_starts": 60}):
@@ -454,7 +475,7 @@ def as_released():
     def make(*departures):
         name = "_".join(["rainbow", *departures])
         module = sys.modules[name] = types.ModuleType(name)
-        module.__file__ = f"{name}.py"
+        module.__file__ = "rainbow.py"
         exec(rainbow_as_released.changed(departures), module.__dict__)
         return module
 
@@ -465,7 +486,7 @@ def test_released_weights_and_start(rainbow, as_released):
     theirs = as_released("weights", "start")
     args = theirs.Args(env_id="Freeway-MinAtar")
     theirs.make_task(args)
-    found = theirs.RainbowNetwork(args).init(jax.random.key(1), jnp.zeros((10, 10, 7), bool))["params"]
+    found = theirs.Network(args).init(jax.random.key(1), jnp.zeros((10, 10, 7), bool))["params"]
     bound = (6 / (27 * 7 + 27 * 16)) ** 0.5
     kernel = np.abs(found["Conv_0"]["kernel"])
     assert kernel.shape == (3, 3, 7, 16) and 0.98 * bound < kernel.max() <= bound
@@ -497,14 +518,15 @@ def test_released_noise_and_streams(rainbow, as_released, monkeypatch):
     replay = replay.replace(terminated=jnp.zeros(64, bool), truncated=jnp.zeros(64, bool))
     tree, keys = tree_of(rainbow, args, np.ones(64)), jax.random.split(jax.random.key(5), 4)
     for module, equal in ((theirs, True), (rainbow, False)):
-        update = jax.jit(lambda key, module=module: module.update(args, params, replay, tree, key, jnp.int32(1))[0])
+        update = jax.jit(lambda key, module=module: learn(module, args, params, replay, tree, key, 1)[0])
         one, two = (update(key).network["params"]["value_kernel"] for key in keys[:2])
         assert np.allclose(one, two, atol=1e-6) == equal, module
-        env_step = partial(module.env_step, args)
-        state, seen = module.init_state(args, 0).replace(obs=jnp.asarray(obs), learner=params), []
+        _, env_step, state = begin(module, [1], **vars(args))
+        state, seen = jax.tree.map(lambda x: x[0] if x.ndim else x, state), []
+        state = state.replace(obs=jnp.asarray(obs), learner=params)
         with monkeypatch.context() as patch:
             patch.setattr(module, "act", lambda q, key, epsilon: jnp.int32(seen.append(q) or 0))  # noqa: B023
-            patch.setattr(module, "update", lambda args, old, replay, tree, key, number: (old, tree, {}))
+            patch.setattr(module, "update", lambda args, learner, batch, key: (learner, {"priorities": jnp.ones(8)}))
             step = lambda key: (module.train_step(args, env_step, state.replace(key=key), None), seen[-1])[1]  # noqa: B023
             values = jax.jit(jax.vmap(step))(keys)
         assert np.allclose(values, values[0], atol=1e-6) == equal, module

@@ -174,8 +174,8 @@ def test_updates_belong_to_whole_steps(script, ratio):
     args = script.Args(replay_ratio=ratio)
     steps = [0, 1, 2, 3, 7, 99, 100, 101, 9_999, 10_000, 123_457, 999_999, 2_000_000]
     exact = [int(step * Fraction(str(ratio))) for step in steps]
-    assert [script.updates_by(args, step) for step in steps] == exact
-    assert jax.jit(partial(script.updates_by, args))(jnp.array(steps, jnp.int32)).tolist() == exact
+    assert [script.num_updates_until(args, step) for step in steps] == exact
+    assert jax.jit(partial(script.num_updates_until, args))(jnp.array(steps, jnp.int32)).tolist() == exact
 
 
 @pytest.mark.parametrize("ratio,interval,expected", [
@@ -190,6 +190,6 @@ def test_updates_belong_to_whole_steps(script, ratio):
 def test_resets_fall_on_the_published_steps(sr_sac, ratio, interval, expected):
     """At multiples of reset_interval / replay_ratio steps, the rule behind the published curves, within 500k steps."""
     args = sr_sac.Args(replay_ratio=ratio, reset_interval=interval)
-    counts = np.asarray(sr_sac.resets_by(args, np.arange(500_001))) * np.ones(500_001, int)
+    counts = np.asarray(sr_sac.num_resets_until(args, np.arange(500_001))) * np.ones(500_001, int)
     assert (np.flatnonzero(np.diff(counts)) + 1).tolist() == expected
     assert np.diff(counts).max(initial=0) <= 1

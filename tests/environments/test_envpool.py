@@ -3,7 +3,6 @@
 import re
 import sys
 import types
-from functools import partial
 
 import envpool
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import ROOT, SMALL
+from runs import advance, begin
 
 # Observation sizes of dm_control's tasks (its own flattened observations).
 DM_CONTROL = {
@@ -36,21 +36,21 @@ DM_CONTROL = {
 
 def scan_env(sac, env_id, seeds, actions):
     """Steps through `make_env` under vmap and scan; actions are (steps, seeds, dim)."""
-    handle, first, step = sac.make_env(env_id, seeds)
+    env = sac.make_env(sac.Args(env_id=env_id), seeds)
 
     def body(handle, action):
-        return jax.vmap(step, in_axes=(None, 0), out_axes=(None, 0))(handle, action)
+        return jax.vmap(env.step, in_axes=(None, 0), out_axes=(None, 0))(handle, action)
 
-    _, out = jax.jit(lambda handle, actions: jax.lax.scan(body, handle, actions))(handle, actions)
-    return first, jax.block_until_ready(out)
+    _, out = jax.jit(lambda handle, actions: jax.lax.scan(body, handle, actions))(env.state, actions)
+    return env.obs, jax.block_until_ready(out)
 
 
 def step_python(sac, env_id, seeds, actions):
-    pool, space, first = sac.make_pool(env_id, seeds)
+    pool, space, flat, first = sac.make_pool(env_id, seeds)
     rows = []
     for action in np.asarray(actions):
         obs, reward, terminated, truncated, _ = pool.step(sac.unscale(space, action))
-        rows.append((sac.flatten(env_id, obs), np.asarray(reward, np.float32), terminated, truncated))
+        rows.append((flat(obs), np.asarray(reward, np.float32), terminated, truncated))
     return first, [np.stack(x) for x in zip(*rows, strict=True)]
 
 
@@ -78,10 +78,10 @@ def test_inside_jit_equals_python(sac, env_id, dim, seeds):
 
 def test_nothing_leaves_in_float64(sac):
     for env_id in ("CheetahRun-v1", "Hopper-v4", "toy_envs:Count-v0"):
-        handle, first, step = sac.make_env(env_id, [1, 2])
-        assert first.dtype == np.float32
+        env = sac.make_env(sac.Args(env_id=env_id), [1, 2])
+        assert env.obs.dtype == np.float32
         dim = 6 if env_id == "CheetahRun-v1" else 3 if env_id == "Hopper-v4" else 2
-        _, out = jax.vmap(step, in_axes=(None, 0), out_axes=(None, 0))(handle, jnp.zeros((2, dim)))
+        _, out = jax.vmap(env.step, in_axes=(None, 0), out_axes=(None, 0))(env.state, jnp.zeros((2, dim)))
         assert [x.dtype for x in out] == [np.float32, np.float32, bool, bool]
     assert not jax.config.jax_enable_x64
 
@@ -97,36 +97,31 @@ def test_a_seed_does_not_know_its_neighbors(sac):
 
 @pytest.mark.parametrize("env_id", DM_CONTROL)
 def test_observations_are_those_of_dm_control(sac, env_id):
-    pool, _, obs = sac.make_pool(env_id, [1])
+    pool, _, _, obs = sac.make_pool(env_id, [1])
     assert obs.shape == (1, DM_CONTROL[env_id])
-    unknown = set(sac.DMC_PADDING.get(env_id, ())) - set(pool.observation_space.spaces)
+    unknown = set(sac.PADDING.get(env_id, ())) - set(pool.observation_space.spaces)
     assert not unknown, f"EnvPool has no {unknown}"
 
 
 def test_padding_names_tasks_that_exist(sac):
-    assert set(sac.DMC_PADDING) <= set(envpool.list_all_envs())
+    assert set(sac.PADDING) <= set(envpool.list_all_envs())
 
 
 def test_actions_reach_the_bounds(sac):
     """-1 and 1 are the task's bounds, 0 is their middle, for bounds that are neither +-1 nor symmetric."""
-    _, space, _ = sac.make_pool("toy_envs:Count-v0", [1])
+    _, space, _, _ = sac.make_pool("toy_envs:Count-v0", [1])
     scaled = sac.unscale(space, np.array([[-1.0, -1.0], [0.0, 1.0]], np.float32))
     np.testing.assert_allclose(scaled, [[-2, -2], [0.5, 3]])
-    _, space, _ = sac.make_pool("Humanoid-v5", [1])
+    _, space, _, _ = sac.make_pool("Humanoid-v5", [1])
     assert np.allclose(sac.unscale(space, np.ones(17, np.float32)), 0.4)
 
 
 def play(script, steps, **options):
     """Trains for `steps` steps -> State after it, and the actions taken (seeds, steps, dim)."""
-    args = script.Args(**SMALL | options)
-    seeds = list(range(1, args.num_seeds + 1))
-    handle, first, env_step = script.make_env(args.env_id, seeds)
-    _, space, _ = script.make_pool(args.env_id, [1])
-    init = jax.vmap(partial(script.init_state, args, *space.shape), in_axes=(None, 0, 0), out_axes=script.AXES)
-    state = jax.jit(init)(handle, jnp.array(seeds), first)
-    state, (actions, finite) = script.train_chunk(args, env_step, steps, state)
-    assert np.all(finite)
-    return args, seeds, jax.device_get(state.replace(env=None)), np.asarray(actions)
+    seeds = list(range(1, options.pop("num_seeds", 2) + 1))
+    args, env_step, state = begin(script, seeds, **options)
+    state, actions = advance(script, args, env_step, state, steps)
+    return args, seeds, jax.device_get(state.replace(env=None)), actions
 
 
 @pytest.mark.parametrize(
@@ -188,17 +183,14 @@ def test_episode_statistics(sac):
                 returns.append(total)
                 lengths.append(length)
         assert set(lengths) == {7, 10}
-        assert state.totals["episodes"][i] == len(returns)
-        assert state.totals["charts/episodic_length"][i] == sum(lengths)
-        assert state.totals["charts/episodic_return"][i] == pytest.approx(sum(returns), rel=1e-5)
+        assert state.metric_sums["episodes"][i] == len(returns)
+        assert state.metric_sums["charts/episodic_length"][i] == sum(lengths)
+        assert state.metric_sums["charts/episodic_return"][i] == pytest.approx(sum(returns), rel=1e-5)
 
 
 def ring_copies(script):
     """Instructions of the compiled chunk that copy an array of the ring's shape."""
-    args = script.Args(**SMALL | {"buffer_size": 12_345})
-    handle, first, env_step = script.make_env(args.env_id, [1, 2])
-    init = jax.vmap(partial(script.init_state, args, 1), in_axes=(None, 0, 0), out_axes=script.AXES)
-    state = jax.jit(init)(handle, jnp.array([1, 2]), first)
+    args, env_step, state = begin(script, [1, 2], **SMALL | {"buffer_size": 12_345})
     text = script.train_chunk.lower(args, env_step, 10, state).compile().as_text()
     assert "f32[2,12345" in text
     return re.findall(r"= \w+\[2,12345[^=]* copy(?:-start)?\(", text)

@@ -63,7 +63,7 @@ def small(script):
     """Small arguments for a script: on gymnax, on Atari, or on a pool of other tasks."""
     text = (ROOT / "algos" / f"{script}.py").read_text()
     on_atari = {"spr": SMALL_SPR, "sr_spr": SMALL_SR_SPR, "bbf": SMALL_BBF}.get(script, SMALL_ATARI)
-    return SMALL_GYMNAX if "gymnax.make" in text else on_atari if "def make_atari" in text else SMALL
+    return SMALL_GYMNAX if "gymnax.make" in text else on_atari if "84, 84" in text else SMALL
 
 
 def load(name):
@@ -139,7 +139,7 @@ def results(runs_dir):
         own |= {
             "checkpoint": newest.name,
             "metrics.csv": table(folder),
-            **{path.name: path.read_bytes() for path in folder.glob("actions.*")},
+            **{path.name: path.read_bytes() for path in folder.glob("actions_*")},
         }
         own |= {"args.json": (folder / "args.json").read_bytes(), "done": (folder / "done").read_bytes()}
         found[folder.name] = own

@@ -1,29 +1,6 @@
 """What tests of the scripts on gymnax share."""
 
-from functools import partial
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from common import SMALL_GYMNAX
-
-
-def begin(script, seeds, **options):
-    """A fresh State of these seeds -> args, step function, State."""
-    args = script.Args(**SMALL_GYMNAX | {"num_seeds": len(seeds)} | options)
-    script.make_task(args)
-    init = jax.jit(jax.vmap(partial(script.init_state, args), out_axes=script.AXES))
-    return args, partial(script.env_step, args), init(jnp.array(seeds))
-
-
-def advance(script, args, env_step, state, steps):
-    state, finite = script.train_chunk(args, env_step, steps, state)
-    assert finite.all()
-    return state
-
-
-def leaves(tree):
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(tree)}
 
 
 def random_batch(script, size, seed=0, shape=(10, 10, 4), actions=6):

@@ -2,9 +2,10 @@
 
 python kill_inside.py SCRIPT ACT COUNT [the script's arguments]
 
-Acts: `savez` in the midst of the bytes of a checkpoint, `rename` and `renamed` just before and after a file takes its
-place, `unlink` before a file is removed, `evaluate` when an evaluation begins, `log` when a value goes to TensorBoard.
-The COUNT-th time it happens, the process is gone.
+Acts: `savez` in the midst of the bytes of a checkpoint, `append` in the midst of what is appended to a log's rows or to
+the actions, `rename` and `renamed` just before and after a file takes its place, `saved` after a checkpoint's bytes or
+any file are in place, `unlink` before a file is removed, `evaluate` when an evaluation begins, `chunk` before steps are
+made. The COUNT-th time it happens, the process is gone.
 """
 
 import importlib.util
@@ -52,16 +53,33 @@ def main():
 
         return wrapped
 
+    def torn_append(path, content):
+        if not due():
+            return append(path, content)
+        with open(path, "ab") as file:
+            file.write(content[: len(content) // 2])
+        die()
+
+    append = getattr(script, "append", None)
     if act == "savez":
         script.np.savez = torn(script.np.savez)
+    elif act == "append":
+        script.append = torn_append
     elif act == "evaluate":
         script.evaluate = before(script.evaluate)
-    elif act == "log":
-        writer = script.tensorboard.summary.Writer
-        writer.add_scalar = before(writer.add_scalar)
+    elif act == "chunk":
+        script.train_chunk = before(script.train_chunk)
+    elif act == "saved":
+        script.np.savez = after(script.np.savez)
+        Path.rename = after(Path.rename)
+    elif act == "unlink":
+        Path.unlink = before(Path.unlink)
+    elif act == "rename":
+        Path.rename = before(Path.rename)
+    elif act == "renamed":
+        Path.rename = after(Path.rename)
     else:
-        wrap, attribute = (after, "rename") if act == "renamed" else (before, act)
-        setattr(Path, attribute, wrap(getattr(Path, attribute)))
+        sys.exit(f"no act {act!r}")
     sys.argv = [str(script.__file__), *sys.argv[4:]]
     script.main(script.tyro.cli(script.Args))
 

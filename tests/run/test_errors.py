@@ -7,7 +7,11 @@ import shutil
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
+import flax
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import SMALL, command, environment, refused, run
@@ -15,8 +19,8 @@ from common import SMALL, command, environment, refused, run
 BAD = {
     "a task nobody knows": ({"env_id": "CheetaRun-v1"}, "CheetahRun-v1"),
     "a module nobody has": ({"env_id": "nowhere:Task-v0"}, "cannot be made"),
-    "discrete actions": ({"env_id": "toy_envs:Switch-v0"}, "SAC needs continuous"),
-    "discrete actions in EnvPool": ({"env_id": "Pong-v5"}, "SAC needs continuous"),
+    "discrete actions": ({"env_id": "toy_envs:Switch-v0"}, "SAC needs a Box"),
+    "discrete actions in EnvPool": ({"env_id": "Pong-v5"}, "SAC needs a Box"),
     "actions without bounds": ({"env_id": "toy_envs:Unbounded-v0"}, "with bounds"),
     "ratio 0": ({"replay_ratio": 0}, "--replay-ratio cannot be 0"),
     "ratio -1": ({"replay_ratio": -1}, "--replay-ratio cannot be -1"),
@@ -31,8 +35,8 @@ BAD = {
     "seeds beyond 32 bits": ({"seed": 2**31 - 1, "num_seeds": 2}, "--seed cannot be 2147483647"),
     "a discount above 1": ({"gamma": 1.5}, "--gamma cannot be 1.5"),
     "an uneven evaluation interval": ({"eval_interval": 75}, "multiples of --log-interval"),
-    "a replay larger than memory": ({"buffer_size": 2_000_000_000}, "lower --buffer-size"),
-    "a folder that cannot be": ({"runs_dir": "/proc/nowhere"}, "cannot use /proc/nowhere"),
+    "a replay larger than memory": ({"buffer_size": 2_000_000_000}, "use fewer seeds or a smaller replay"),
+    "a folder that cannot be": ({"runs_dir": "/proc/nowhere"}, "cannot write /proc/nowhere"),
 }
 
 
@@ -122,32 +126,74 @@ def test_a_checkpoint_of_another_version(finished, tmp_path):
     assert contents(tmp_path / "runs") == before
 
 
-def test_a_checkpoint_with_other_shapes(sac, tmp_path, capsys):
+@flax.struct.dataclass
+class Tiny:  # a State with two seeds and a ring of nine rows
+    step: jax.Array
+    env: jax.Array
+    key: jax.Array
+    learner: dict
+    replay: dict
+
+
+SHAPES = jax.eval_shape(
+    lambda: Tiny(
+        step=jnp.int32(0),
+        env=jnp.zeros(2),
+        key=jax.random.split(jax.random.key(0)),
+        learner={"bias": jnp.zeros((2, 5))},
+        replay={"reward": jnp.zeros((2, 9)), "obs": jnp.zeros((2, 9, 4))},
+    )
+)
+
+
+def saved_by_hand(script, runs_dir, size, rows, obs=4):
+    """Checkpoints of two seeds with a bias and a ring of these shapes -> their runs."""
+    runs = [script.Run(script.Args(runs_dir=str(runs_dir)), seed) for seed in (1, 2)]
+    for own in runs:
+        own.folder.mkdir()
+        arrays = {
+            "env": np.float32(0),
+            "key": np.array([0, own.seed], np.uint32),
+            "learner/bias": np.full(size, 6.0 + own.seed, np.float32),
+            "replay/reward": np.full(rows, own.seed, np.float32),
+            "replay/obs": np.ones((3, obs), np.float32),
+        }
+        np.savez(own.folder / "checkpoint_0000000003.npz", **arrays)
+    return runs
+
+
+@pytest.mark.parametrize("size, rows, named", [
+    ((4,), (3,), "learner/bias"), ((1,), (3,), "learner/bias"), ((6,), (3,), "learner/bias"),
+    ((5, 1), (3,), "learner/bias"), ((), (3,), "learner/bias"),
+    ((5,), (3, 2), "replay/reward"), ((5,), (10,), "replay/reward"),
+])  # fmt: skip
+def test_a_checkpoint_with_other_shapes(sac, tmp_path, capsys, size, rows, named):
     """As of a copy in which a layer was widened: only what a ring holds may be less, nothing is filled up."""
-    state = {"learner": {"bias": np.zeros((2, 5))}, "replay": {"reward": np.zeros((2, 9))}, "step": np.array(0)}
-    folders, made = [tmp_path / "1", tmp_path / "2"], []
-    init = lambda: made.append(0) or state
+    runs = saved_by_hand(sac, tmp_path, size, rows)
+    before = contents(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        sac.restore(SimpleNamespace(replay=None), runs, SHAPES, tuple(SHAPES.__dataclass_fields__))
+    said = capsys.readouterr().err
+    assert error.value.code == 2 and "__1 is of another version" in said and named in said, said
+    assert contents(tmp_path) == before
 
-    def saved(size, rows=(3,)):
-        for i, folder in enumerate(folders):
-            folder.mkdir(exist_ok=True)
-            own = {"learner/bias": np.full(size, 7.0 + i), "replay/reward": np.full(rows, 1.0 + i), "step": np.array(3)}
-            np.savez(folder / "checkpoint_0000000003.npz", **own)
-        return contents(tmp_path)
 
-    saved((5,))
-    step, found = sac.restore(folders, init)
-    assert step == found["step"] == 3 and made == [0], "a replay for its shapes alone"
-    assert found["learner"]["bias"].tolist() == [[7.0] * 5, [8.0] * 5]
-    assert found["replay"]["reward"].tolist() == [[1.0] * 3 + [0.0] * 6, [2.0] * 3 + [0.0] * 6]
-    for size, rows in [(size, (3,)) for size in ((4,), (1,), (6,), (5, 1), ())] + [((5,), (3, 2))]:
-        before = saved(size, rows)
-        with pytest.raises(SystemExit) as error:
-            sac.restore(folders, init)
-        said = capsys.readouterr().err
-        assert error.value.code == 2 and "1 is of another version" in said, said
-        assert ("replay/reward" if len(rows) > 1 else "learner/bias") in said
-        assert contents(tmp_path) == before
+def test_rows_of_another_size(sac, tmp_path, capsys):
+    """A row that is shorter would fit into the ring, and leave zeros in it."""
+    runs = saved_by_hand(sac, tmp_path, (5,), (3,), obs=3)
+    with pytest.raises(SystemExit):
+        sac.restore(SimpleNamespace(replay=None), runs, SHAPES, tuple(SHAPES.__dataclass_fields__))
+    assert "replay/obs" in capsys.readouterr().err
+
+
+def test_a_checkpoint_with_its_shapes(sac, tmp_path):
+    runs = saved_by_hand(sac, tmp_path, (5,), (3,))
+    found = sac.restore(SimpleNamespace(replay=None), runs, SHAPES, tuple(SHAPES.__dataclass_fields__))
+    assert found.step == 3 and jax.random.key_data(found.key).tolist() == [[0, 1], [0, 2]]
+    assert found.learner["bias"].tolist() == [[7.0] * 5, [8.0] * 5]
+    assert found.replay["reward"].tolist() == [[1.0] * 3 + [0.0] * 6, [2.0] * 3 + [0.0] * 6]
+    only = sac.restore(SimpleNamespace(replay=None), runs, SHAPES, fields=("learner",))
+    assert only.learner["bias"].tolist() == found.learner["bias"].tolist() and only.replay is None
 
 
 def test_nothing_to_evaluate(tmp_path):
@@ -175,9 +221,9 @@ def test_a_loss_that_explodes(tmp_path):
     """NaN or infinity: the step and the seed are named, and the last good checkpoint stays."""
     options = SMALL | {"env_id": "toy_envs:Overflow-v0", "runs_dir": tmp_path, "eval_interval": 0}
     said = run("sac", expect=2, **options)
-    step = int(re.search(r"in step (\d+) of seed \d a loss was NaN or infinite", said)[1])
+    step = int(re.search(r"in step (\d+) of seed \d \S+ was NaN or infinite", said)[1])
     assert 120 < step <= 150 and "step 100 is kept" in said and "Traceback" not in said
-    folder = tmp_path / "toy_envs:Overflow-v0__sac__rr1.5__1"
+    folder = tmp_path / "toy_envs-Overflow-v0__sac__rr1.5__1"
     assert max(path.name for path in folder.glob("checkpoint*")) == "checkpoint_0000000100.npz"
 
 

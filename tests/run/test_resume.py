@@ -57,24 +57,28 @@ def die(script, act, count, **options):
 
 def test_killed_inside_its_acts(undisturbed, tmp_path):
     """One run, killed again and again where it hurts: within a checkpoint, between those of two seeds, between them and
-    the clean-up, in an evaluation, in a log, between two seeds' logs; then with half a row and half an action at the
-    ends of its files."""
+    the clean-up and in the midst of it, in an evaluation, between and within two seeds' logs and records of actions;
+    then with half a row and half an action at the ends of its files."""
     options = OPTIONS["sr_sac"] | {"runs_dir": tmp_path}
     die("sr_sac", "savez", 2, **options)  # the very first checkpoint, of the second seed
     die("sr_sac", "savez", 6, **options)  # steps 0 and 50 are whole, at 100 only the first seed is
     die("sr_sac", "evaluate", 1, **options)
-    # The files that take their places, of both seeds each: args.json, metrics.csv at the start and of a log, actions.
-    die("sr_sac", "renamed", 5, **options)  # the first seed has logged, the second one has not
-    die("sr_sac", "renamed", 10, **options)  # then run.json and checkpoint of the first seed
-    die("sr_sac", "renamed", 12, **options)  # and of the second: the clean-up is still to come
+    die("sr_sac", "append", 2, **options)  # the first seed has logged, the second one has half a log
+    die("sr_sac", "append", 4, **options)  # actions and checkpoint of the first seed, half the actions of the second
+    # The files that take their places, of both seeds each: args.json and metrics.csv, then run.json and checkpoint.
+    die("sr_sac", "renamed", 5, **options)
+    die("sr_sac", "rename", 8, **options)
+    die("sr_sac", "renamed", 8, **options)  # the clean-up is still to come
     held = [sorted(path.name for path in folder.glob("checkpoint*")) for folder in tmp_path.iterdir()]
     assert held == [[f"checkpoint_{step:010d}.npz" for step in (0, 50, 100)]] * 2
-    die("sr_sac", "log", 120, **options)
-    die("sr_sac", "unlink", 9, **options)
+    die("sr_sac", "chunk", 2, **options)
+    die("sr_sac", "unlink", 12, **options)
+    held = [len([*folder.glob("checkpoint*")]) for folder in sorted(tmp_path.iterdir())]
+    assert held == [3, 4], "one of two old checkpoints of the first seed is gone"
     for folder in tmp_path.iterdir():
         with open(folder / "metrics.csv", "a") as file:
             file.write("350,losses/alpha,0.5\n4")
-        with open(folder / "actions.f32", "ab") as file:
+        with open(folder / "actions_0000000000.bin", "ab") as file:
             file.write(b"\0" * 7)
     said = run("sr_sac", **options)
     assert "from step" in said and "from step 0" not in said
@@ -141,7 +145,7 @@ def test_stopped_politely(undisturbed, tmp_path):
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + signal.SIGTERM
-    assert "the same command goes on" in said
+    assert "the same command continues" in said
     run("sr_sac", **options)
     assert_same(results(tmp_path), undisturbed("sr_sac"))
 
@@ -190,7 +194,7 @@ def test_more_steps_later(undisturbed, tmp_path):
     for path in folder.glob("checkpoint_*.npz"):
         path.write_bytes(path.read_bytes()[:1000])
     said = run("sr_sac", expect=2, **options | {"total_timesteps": 500})
-    assert "no whole checkpoint" in said and "--overwrite" in said
+    assert "no intact checkpoint" in said and "--overwrite" in said
 
 
 def test_partly_done(tmp_path):
@@ -200,9 +204,9 @@ def test_partly_done(tmp_path):
     said = run("sac", **options | {"seed": 1, "num_seeds": 3})
     assert said.count("is finished") == 1 and "with seeds [1, 3]" in said
     said = run("sac", expect=2, **options | {"seed": 3, "num_seeds": 2, "total_timesteps": 200})
-    assert "no whole checkpoint is common" in said
+    assert "no intact checkpoint is common" in said
     folder = tmp_path / "CartpoleSwingup-v1__sac__rr1.5__3"
-    assert json.loads((folder / "run.json").read_text())[-1]["layout"]["seeds"] == [1, 3]
+    assert json.loads((folder / "run.json").read_text())[-1]["provenance"]["seeds"] == [1, 3]
     assert (folder / "done").exists() and sorted(folder.glob("checkpoint_*"))[-1].name == "checkpoint_0000000150.npz"
 
 
@@ -214,8 +218,8 @@ def test_a_task_that_does_not_repeat(tmp_path):
         run("sac", **options)
         said = run("sac", expect=code, **options | {"total_timesteps": 150})
         assert ("does not repeat itself" in said) == (task == "Clock")
-    shutil.rmtree(tmp_path / "toy_envs:Clock-v0__sac__rr1.5__1")
-    shutil.rmtree(tmp_path / "toy_envs:Clock-v0__sac__rr1.5__2")
+    shutil.rmtree(tmp_path / "toy_envs-Clock-v0__sac__rr1.5__1")
+    shutil.rmtree(tmp_path / "toy_envs-Clock-v0__sac__rr1.5__2")
     options |= {"env_id": "toy_envs:Count-v0", "total_timesteps": 150, "runs_dir": tmp_path / "whole"}
     run("sac", **options)
     assert_same(results(tmp_path), results(tmp_path / "whole"))

@@ -1,35 +1,11 @@
 """Seeds and resets: what is the same, what must differ, and what a reset renews and keeps."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import SMALL, assert_same, results, run, table
-
-
-def begin(script, seeds, **options):
-    """A fresh State of these seeds -> args, step function, State."""
-    args = script.Args(**SMALL | {"num_seeds": len(seeds)} | options)
-    handle, first, env_step = script.make_env(args.env_id, seeds)
-    _, space, _ = script.make_pool(args.env_id, [1])
-    init = jax.vmap(partial(script.init_state, args, *space.shape), in_axes=(None, 0, 0), out_axes=script.AXES)
-    return args, env_step, jax.jit(init)(handle, jnp.array(seeds), first)
-
-
-def leaves(tree):
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(jax.device_get(tree))}
-
-
-def idle(args, old, batch, key):  # in place of `update`, where what it does is not looked at: it need not be compiled
-    return old, {"losses/none": jnp.zeros(())}
-
-
-def advance(script, args, env_step, state, steps):
-    """-> State, actions (num_seeds, steps, action_dim)"""
-    state, (actions, _) = script.train_chunk(args, env_step, steps, state)
-    return state, np.asarray(actions)
+from runs import advance, begin, idle, leaves, logged
 
 
 def test_same_command_twice(tmp_path):
@@ -85,7 +61,7 @@ def test_replay_draws_differ(sac, monkeypatch):
     numbered = jnp.broadcast_to(jnp.arange(300.0), (2, 300))
     state = state.replace(replay=state.replay.replace(reward=numbered))
     state, _ = advance(sac, args, env_step, state, 1)
-    sums = np.asarray(state.totals["losses/rows"])
+    sums = np.asarray(state.metric_sums["losses/rows"])
     assert sums[0] != sums[1] and (sums > 0).all()
     sac.train_chunk.clear_cache()
 
@@ -127,7 +103,7 @@ def test_a_fraction_of_an_update_per_step(sac, monkeypatch):
     for ratio, expected in ((1.5, 150 - 73), (0.25, 25 - 12), (0.5, 50 - 24), (2, 102)):
         args, env_step, state = begin(sac, [1], replay_ratio=ratio)
         state, _ = advance(sac, args, env_step, state, 100)
-        assert state.totals["updates"][0] == expected == next(sac.metrics(args, state))["charts/updates"]
+        assert state.metric_sums["updates"][0] == expected == logged(sac, args, state)["charts/updates"][0]
         if ratio == 1.5:  # the others need not be compiled
             assert state.learner.actor_opt[0].count[0] == expected
             monkeypatch.setattr(sac, "update", idle)

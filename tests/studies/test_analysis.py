@@ -3,13 +3,13 @@
 import json
 from functools import partial
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import SMALL_SR_SPR, flags, load, run_tool, table
-from spr_runs import learner, played, tiny
+from filled_replay import filled
+from spr_runs import learner, tiny
 
 from studies.analysis import Twins, prepare, with_offline, with_twin
 
@@ -34,10 +34,11 @@ def test_updates_offline(ratio, interval, share):
     args = script.Args(
         replay_ratio=ratio, reset_interval=interval, resets_end=400, learning_starts=20, offline_share=share
     )
-    made, due = ([by(args, step) for step in range(501)] for by in (script.updates_by, plain.updates_by))
-    assert made == [int(x) for x in jax.jit(jax.vmap(partial(script.updates_by, args)))(jnp.arange(501))]
-    at = [int(plain.resets_until(args, step)) for step in range(501)]
-    assert at == [int(script.resets_until(args, step)) for step in range(501)] and max(at) > 1
+    count = lambda until: jax.jit(jax.vmap(partial(until, args)))(jnp.arange(501)).tolist()
+    made, due = count(script.num_updates_until), count(plain.num_updates_until)
+    at = count(plain.num_useful_resets_until)
+    assert at == count(script.num_useful_resets_until) and max(at) > 1
+    assert made[:100] == [int(script.num_updates_until(args, step)) for step in range(100)]
     resets = [step for step in range(1, 501) if at[step] > at[step - 1]]  # in the step after these
     assert np.diff(made).min() >= 0 and made[: resets[0] + 1] == due[: resets[0] + 1]
     for k, begin in enumerate(resets, 1):
@@ -48,7 +49,6 @@ def test_updates_offline(ratio, interval, share):
             assert made[step] == due[step] - here + int(share * interval) + rest, (k, step)
         assert here == interval and made[step] == due[step], "a cycle that does not end with all its updates"
         assert made[begin + 1] - made[begin] >= int(share * interval) - 1, "few updates after the reset"
-    assert all(type(x) is int for x in made)
 
 
 def test_the_twin_learns_as_the_active_one(twins):
@@ -56,43 +56,37 @@ def test_the_twin_learns_as_the_active_one(twins):
     its parameters and the other's rows; one that begins alike stays alike, to the bit."""
     script, plain = twins
     args = tiny(plain, learning_rate=0.002, jumps=1)
-    state = played(plain, args, 9, 150)[0]
+    state = filled(plain, args, 9, 150)
     one, two, key = learner(plain, args, 1), learner(plain, args, 2), jax.random.key(0)
-    none = dict.fromkeys(("losses/q_loss", "losses/spr_loss", "losses/q_values", "updates"), jnp.zeros(()))
-    passive = {tag.replace("/", "/passive_"): x for tag, x in none.items() if "/" in tag}
-    alone = jax.jit(lambda learner: plain.update(args, state.replay, key, 3, (learner, state.priorities, dict(none))))
-    both = jax.jit(lambda old: script.update(args, state.replay, key, 3, (old, state.priorities, none | passive)))
-    (wanted, priorities, sums), (of_two, _, sums_of_two) = alone(one), alone(two)
-    found, changed, totals = both(Twins(one, two))
+    batch = jax.jit(partial(plain.sample_batch, args))(state.replay, state.priorities, jax.random.key(1))
+    alone = jax.jit(lambda learner: plain.update(args, learner, batch, key))
+    both = jax.jit(lambda learner: script.update(args, learner, batch, key))
+    (active, info), (passive, passive_info) = alone(one), alone(two)
+    found, found_info = both(Twins(one, two))
     close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
-    jax.tree.map(close, found, Twins(wanted, of_two))
-    close(changed, priorities)
-    expected = sums | {tag: sums_of_two[tag.replace("passive_", "")] for tag in passive}
-    jax.tree.map(close, totals, expected)
-    assert abs(sums["losses/q_values"] - sums_of_two["losses/q_values"]) > 0.01, "twins too alike to be confused"
+    jax.tree.map(close, found, Twins(active, passive))
+    losses = {tag.replace("/", "/passive_"): value for tag, value in passive_info.items() if tag != "priorities"}
+    assert len(losses) == 3
+    jax.tree.map(close, found_info, info | losses)
+    assert abs(info["losses/q_values"] - passive_info["losses/q_values"]) > 0.01, "twins too alike to be confused"
     same = both(Twins(one, one))[0]
     jax.tree.map(np.testing.assert_array_equal, same.active, same.passive)
-    assert same.network is same.active.network and same.target_network is same.active.target_network
-
-
-@flax.struct.dataclass
-class Played:  # what a reset reads of a State
-    obs: jax.Array
-    learner: Twins
+    for name in ("network", "target_network", "opt"):
+        assert getattr(same, name) is getattr(same.active, name)
 
 
 def test_parameters_of_their_own(twins):
     """At the beginning and after a reset: the active one's are the script's, the passive one's others."""
     script, plain = twins
     args, key, obs = tiny(plain), jax.random.key(3), jnp.zeros((4, 84, 84), jnp.uint8)
-    state = Played(obs, Twins(learner(plain, args, 1), learner(plain, args, 2)))
+    old = Twins(learner(plain, args, 1), learner(plain, args, 2))
     fresh = jax.jit(partial(script.init_learner, args))(key, obs)
-    reset = jax.jit(partial(script.soft_reset, args))(key, state)
+    reset = jax.jit(partial(script.soft_reset, args))(key, old, obs)
     alone = jax.jit(partial(plain.soft_reset, args))
-    of_two = alone(jax.random.fold_in(key, 1), state.replace(learner=state.learner.passive))
+    of_two = alone(jax.random.fold_in(key, 1), old.passive, obs)
     same = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-6))
     same(fresh.active, jax.jit(partial(plain.init_learner, args))(key, obs))
-    same(reset, Twins(alone(key, state.replace(learner=state.learner.active)), of_two))
+    same(reset, Twins(alone(key, old.active, obs), of_two))
     for x in (fresh, reset):
         kernels = [jax.tree.leaves(own.network["params"]["Dense_0"]["kernel"]) for own in (x.active, x.passive)]
         assert not np.isclose(*kernels).any()
@@ -123,19 +117,18 @@ def test_a_run(tmp_path):
 
 
 def test_both_are_evaluated(twins, monkeypatch):
-    """Each in the same games; the active one alone is filmed, since both films would have one name."""
+    """Each in the same games."""
     script, plain = twins
     asked = []
 
-    def evaluate(args, learner, seeds, step, folders):
-        asked.append((learner, args.capture_video, seeds, step, folders))
-        yield from ({"eval/episodic_return": f"{learner} {seed}"} for seed in seeds)
+    def evaluate(args, learner, seeds, step):
+        asked.append((args, learner, seeds, step))
+        return {"eval/episodic_return": [f"{learner} {seed}" for seed in seeds]}
 
     monkeypatch.setattr(plain, "evaluate", evaluate)
-    rows = list(script.evaluate(plain.Args(capture_video=True), Twins("one", "two"), [4, 5], 30, ["a", "b"]))
-    tags = "eval/episodic_return", "eval/passive_episodic_return"
-    assert rows == [dict(zip(tags, (f"one {seed}", f"two {seed}"), strict=True)) for seed in (4, 5)]
-    assert asked == [("one", True, [4, 5], 30, ["a", "b"]), ("two", False, [4, 5], 30, ["a", "b"])]
+    rows = script.evaluate("args", Twins("one", "two"), [4, 5], 30)
+    assert rows == {"eval/episodic_return": ["one 4", "one 5"], "eval/passive_episodic_return": ["two 4", "two 5"]}
+    assert asked == [("args", "one", [4, 5], 30), ("args", "two", [4, 5], 30)]
 
 
 def test_bad_input(capsys):

@@ -2,15 +2,17 @@
 
 import json
 import re
-from collections import namedtuple
 from functools import partial
 from types import SimpleNamespace
 
+import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import ROOT, SMALL_SPR, assert_same, flags, results, run, run_tool
-from spr_runs import learner, played, tiny
+from filled_replay import filled
+from spr_runs import learner, tiny
 
 from studies.churn import ROWS, churn, with_churn
 
@@ -20,19 +22,23 @@ NAMES = {"online", "target", "agreement", "off_policy_online", "off_policy_targe
 def test_churn_against_greedy_actions_of_each_row(spr):
     """Two updates by hand, then every row of the replay once; shares of the 256 rows that the key draws."""
     args = tiny(spr, learning_rate=0.002, tau=0.5, replay_ratio=2)
-    state = played(spr, args, 9, 150)[0]
+    state = filled(spr, args, 9, 150)
     state = state.replace(learner=learner(spr, args, 2).replace(target_network=learner(spr, args, 3).network))
     found = jax.jit(partial(churn, spr, args))(2, state)
 
     row_key, update_key = jax.random.split(jax.random.fold_in(state.key, 256))
-    carry = state.learner, state.priorities, state.totals
-    update = jax.jit(partial(spr.update, args, state.replay, update_key))
+    after, priorities = state.learner, state.priorities
+    sample = jax.jit(partial(spr.sample_batch, args, state.replay))
+    update = jax.jit(partial(spr.update, args))
     for i in range(2):
-        carry = update(i, carry)
+        key = jax.random.fold_in(update_key, i)
+        batch = sample(priorities, jax.random.split(key, 5)[0])  # as in train_step
+        after, info = update(after, batch, key)
+        priorities = spr.update_priorities(priorities, batch.index, info["priorities"])
     rows = np.flatnonzero(state.priorities)
-    obs = spr.stacks(args, state.replay, rows)
+    obs = spr.frame_stacks(args, state.replay, rows)
     values = jax.jit(lambda network: jax.vmap(partial(spr.q_values, args, network))(obs))
-    networks = [x for own in (state.learner, carry[0]) for x in (own.network, own.target_network)]
+    networks = [x for own in (state.learner, after) for x in (own.network, own.target_network)]
     online, target, online_after, target_after = (np.asarray(values(network)).argmax(1) for network in networks)
     at = np.asarray(jax.random.randint(row_key, (256,), 0, len(rows)))
     held = np.asarray(state.replay.action)[rows]
@@ -57,24 +63,34 @@ def test_the_page_says_what_is_logged():
 
 def test_bbf_has_the_same_parts(bbf):
     args = tiny(bbf)
-    state = jax.eval_shape(lambda: bbf.init_state(args, 1, np.zeros((84, 84), np.uint8)))
+    state = jax.eval_shape(lambda: bbf.init_state(args, np.uint8(0), 1, None, np.zeros((84, 84), np.uint8)))
     found = jax.eval_shape(partial(churn, bbf, args), 2, state)
     assert {(name, x.shape, x.dtype.name) for name, x in found.items()} == {(name, (), "float32") for name in NAMES}
 
 
-def test_values_go_to_their_seeds(monkeypatch):
-    """The updates of the next step, one at least; nothing before learning; beside the script's own."""
-    state = namedtuple("State", ("step", "x"))
-    script = SimpleNamespace(AXES=state(None, 0))
-    script.metrics = lambda args, state: iter([{"own": 1}, {"own": 2}])
-    script.updates_by = lambda args, step: step * args.replay_ratio // 1
-    monkeypatch.setattr("studies.churn.churn", lambda script, args, n, state: {"online": 10 * state.x + n})
-    args = namedtuple("Args", ("learning_starts", "replay_ratio"))
-    rows = lambda step, ratio: list(with_churn(script)(args(20, ratio), state(np.int32(step), np.arange(2))))
-    assert rows(19, 2) == [{"own": 1}, {"own": 2}]
-    assert rows(20, 2) == [{"own": 1, "churn/online": 2}, {"own": 2, "churn/online": 12}]
-    assert [row["churn/online"] for step in (21, 22, 23) for row in rows(step, 0.5)] == [1, 11] * 3
-    assert [row["churn/online"] for step in (20, 21) for row in rows(step, 1.5)] == [1, 11, 2, 12]
+@flax.struct.dataclass
+class Counted:
+    step: jax.Array
+    x: jax.Array
+
+
+def test_when_churn_is_measured(monkeypatch):
+    """Over the updates of the next step, one at least; nothing before learning; for each seed, beside its own."""
+    script = SimpleNamespace(metrics=lambda args, state: {"own": state.x})
+    script.num_updates_until = lambda args, step: jnp.int32(step * args.replay_ratio)
+    monkeypatch.setattr("studies.churn.churn", lambda script, args, n, state: {"online": 10.0 * state.x + n})
+
+    def values(step, ratio):
+        args = SimpleNamespace(learning_starts=20, replay_ratio=ratio)
+        both = jax.vmap(partial(with_churn(script), args), in_axes=(Counted(None, 0),))
+        found = jax.jit(both)(Counted(jnp.int32(step), jnp.arange(2)))
+        assert found["own"].tolist() == [0, 1]
+        return found["churn/online"].tolist()
+
+    assert np.isnan(values(19, 2)).all()
+    assert values(20, 2) == [2, 12]
+    assert [values(step, 0.5) for step in (21, 22, 23)] == [[1, 11]] * 3
+    assert [values(step, 1.5) for step in (20, 21)] == [[1, 11], [2, 12]]
 
 
 def test_a_measured_run_is_the_run(tmp_path):
