@@ -451,7 +451,7 @@ def make_optimizer(args):
 
 
 def annealed_horizon(args, opt):
-    """How far targets look -> n, gamma. Paper, "Receding update horizon" and "Increasing discount factor".
+    """How far targets look, which changes after every reset -> n, gamma.
 
     After a reset, targets of many rewards and a strong discount are learned soon. Fewer rewards and a weak discount
     are better in the end.
@@ -514,7 +514,7 @@ def q_loss(network, args, target_network, row, logits):
 
 
 def spr_loss(args, target_network, row, predictions):
-    """Error of one row's predictions. Paper, section "Self-Predictive Representations"; a mean over the jumps here."""
+    """Error of one row's predictions, a mean over the jumps. SPR paper, section "Self-Predictive Representations"."""
     apply = partial(Network(args).apply, target_network)
     targets = jax.vmap(apply)(row.jump_obs).projection  # (jumps, hidden_dim)
     # Twice the cosine distance is the squared distance of unit vectors.

@@ -538,7 +538,7 @@ def q_loss(network, args, target_network, row, logits, noise_keys):
 
 
 def spr_loss(args, target_network, row, predictions):
-    """Error of one row's predictions. Paper, section "Self-Predictive Representations"; a mean over the jumps here."""
+    """Error of one row's predictions, a mean over the jumps. SPR paper, section "Self-Predictive Representations"."""
     apply = partial(Network(args).apply, target_network)
     targets = jax.vmap(apply)(row.jump_obs).projection  # (jumps, hidden_dim)
     # Twice the cosine distance is the squared distance of unit vectors.
