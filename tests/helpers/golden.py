@@ -65,29 +65,6 @@ def load(name):
     return module
 
 
-# ------------------------------------------------------------------- The old shape; to be deleted with the last of them
-
-
-def is_old(script):
-    return hasattr(script, "AXES")
-
-
-def old_init(script, args, obs):
-    given = list(script.init_state.__code__.co_varnames[: script.init_state.__code__.co_argcount])
-    values = {"action_dim": 2, "env": jnp.int32(0), "seed": 1, "obs": obs, "frame": obs}
-    state = jax.jit(lambda: script.init_state(args, *[values[name] for name in given[1:]]))()
-    return state.replace(env=jnp.int32(0), obs=obs) if given == ["args", "seed"] else state
-
-
-def counting(script):
-    """The functions that count updates and resets, by their names in the new shape."""
-    old = {"num_updates_until": "updates_by", "num_resets_until": "resets_by"}
-    if hasattr(script, "resets_until"):
-        old["num_resets_until"] = "resets_until"
-    names = {name: name if hasattr(script, name) else old[name] for name in old}
-    return {name: getattr(script, own) for name, own in names.items() if hasattr(script, own)}
-
-
 # --------------------------------------------------------------------------------------------------------------- Steps
 
 
@@ -123,8 +100,6 @@ def begin(script, args, obs):
     """The state of seed 1 before the first step."""
     if hasattr(script, "make_task"):
         script.make_task(args)
-    if is_old(script):
-        return old_init(script, args, obs)
     action = {"envpool": np.zeros(2, np.float32), "gymnax": np.int32(0), "atari": np.uint8(0)}[family(script)]
     env = None if family(script) == "atari" else jnp.int32(0)
     return jax.jit(partial(script.init_state, args, action), compiler_options=QUICK)(1, env, obs)
@@ -135,8 +110,8 @@ def make_step(script, args):
     """(state, results of the environment) -> state, compiled."""
 
     def step(state, results):
-        def env_step(*given):  # the environment's state and the action; in the old shape on Atari, the action alone
-            return (given[0], results) if len(given) == 2 else results
+        def env_step(env, action):
+            return env, results
 
         return script.train_step(args, env_step, state, None)[0]
 
@@ -171,12 +146,10 @@ def record(script, options, results=None):
     rows = []
     for i in range(STEPS):
         state = step(state, jax.tree.map(lambda x, i=i: x[i], results))
-        sums = state.totals if is_old(script) else state.metric_sums
-        nothing = jax.tree.map(jnp.zeros_like, sums)
-        state = state.replace(**{"totals" if is_old(script) else "metric_sums": nothing})
         priorities = getattr(state, "priorities", getattr(state, "tree", None))
-        row = jax.device_get(look(state.learner, sums, priorities))
+        row = jax.device_get(look(state.learner, state.metric_sums, priorities))
         rows.append(row | {"stored": int(state.stored)})
+        state = state.replace(metric_sums=jax.tree.map(jnp.zeros_like, state.metric_sums))
     series = {}
     for name in rows[0]:
         values = [row[name].item() if hasattr(row[name], "item") else row[name] for row in rows]
@@ -191,19 +164,22 @@ def record(script, options, results=None):
 
 def events(script, options):
     """Integers by rule: how many updates and resets belong to the first steps, at ratios with and without fractions."""
-    functions = counting(script)
+    functions = {"updates": script.num_updates_until}
+    for name in ("num_resets_until", "num_useful_resets_until"):  # the second one decides where there are both
+        if hasattr(script, name):
+            functions["resets"] = getattr(script, name)
+    steps = [*range(24), 1_000, 99_999, 1_000_000]
     found = {}
     for ratio in (0.25, 0.3, 1, 1.5, 2.75, 8):
         args = script.Args(**options | {"replay_ratio": ratio})
         for name, function in functions.items():
-            steps = [*range(24), 1_000, 99_999, 1_000_000]
             found[f"{name} at ratio {ratio}"] = [int(function(args, step)) for step in steps]
     return found
 
 
 def flags(script):
     """Flag -> default, kind."""
-    fields = [field for field in dataclasses.fields(script.Args) if field.name not in ("exp_name", "capture_video")]
+    fields = [field for field in dataclasses.fields(script.Args) if field.name != "exp_name"]
     kinds = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields}
     kinds |= {field.name: str(field.type) for field in fields if kinds[field.name] == "Literal"}
     return {field.name: [field.default, kinds[field.name]] for field in fields}
