@@ -3,6 +3,7 @@
 The judges are NumPy in float64, written from the papers, and rlax.
 """
 
+import dataclasses
 import itertools
 import sys
 import types
@@ -49,9 +50,8 @@ def filled(rainbow, args, seed=0):
 
 
 def fresh(rainbow, args):
-    """The shapes of a State."""
-    begin = lambda: rainbow.init_state(args, np.int32(0), 1, *rainbow.env_reset(args, jax.random.key(0)))
-    return jax.eval_shape(begin)
+    """A State of one seed."""
+    return rainbow.init_state(args, np.int32(0), 1, *rainbow.env_reset(args, jax.random.key(0)))
 
 
 def tree_of(rainbow, args, priorities):
@@ -65,12 +65,25 @@ def sample(rainbow, args, replay, tree, key):
     return batch.index, batch.weight, (batch.obs, batch.action, batch.reward, batch.discount, batch.next_obs)
 
 
+def keys_of_update(key):
+    """A State's key -> that of the sample and those of the noise in the step's only update."""
+    return jax.random.split(jax.random.fold_in(jax.random.split(key, 4)[3], 0), 4)
+
+
 def learn(rainbow, args, learner, replay, tree, key, number):
-    """What a step does for each of its updates -> Learner, tree, info."""
-    batch = rainbow.sample_batch(args, replay, tree, jax.random.split(key, 4)[0])
-    learner, info = rainbow.update(args, learner, batch, key)
-    tree = rainbow.set_priorities(tree, batch.index, info.pop("priorities"))
-    return rainbow.update_target(args, learner, number), tree, info
+    """The update with this number, as a step of a State with this key makes it -> learner, tree, what is logged."""
+    args = dataclasses.replace(args, replay_ratio=1, learning_starts=1)
+    rainbow.make_task(args)
+    state = fresh(rainbow, args).replace(step=jnp.int32(number - 1), key=key, learner=learner, replay=replay, tree=tree)
+    nothing_happens = lambda env, action: (
+        env,
+        (state.obs, jnp.float32(0), jnp.bool(False), jnp.bool(False), state.obs),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rainbow, "store", lambda args, state, transition: (state.replay, state.tree, state.stored))
+        new, _ = jax.jit(lambda state: rainbow.train_step(args, nothing_happens, state, None))(state)
+    assert new.metric_sums["updates"] == 1
+    return new.learner, new.tree, new.metric_sums
 
 
 def softmax(x):
@@ -87,7 +100,7 @@ def test_sum_tree(rainbow, size):
     args, rng = setup(rainbow, buffer_size=size), np.random.default_rng(size)
     known = np.zeros(size, np.float32)
     tree, largest = tree_of(rainbow, args, known), 1.0
-    assert fresh(rainbow, args).tree.shape == tree.shape
+    assert jax.eval_shape(partial(fresh, rainbow, args)).tree.shape == tree.shape
     for _ in range(20):
         index, value = rng.integers(0, size, 7), rng.gamma(0.3, size=7).astype(np.float32)
         value[:2] = 0
@@ -140,7 +153,7 @@ def test_uniform_replay_is_priority_exponent_0(rainbow):
     replay, _, _ = filled(rainbow, args)
     tree = tree_of(rainbow, args, np.ones(64))
     learner = rainbow.init_learner(args, jax.random.key(0), replay.obs[0])
-    _, after, _ = jax.jit(partial(learn, rainbow, args))(learner, replay, tree, jax.random.key(1), 1)
+    _, after, _ = learn(rainbow, args, learner, replay, tree, jax.random.key(1), 1)
     np.testing.assert_array_equal(after, tree)
     assert (sample(rainbow, args, replay, tree, jax.random.key(2))[1] == 1).all()
 
@@ -268,7 +281,7 @@ def test_noise_of_an_update(rainbow):
     replay, _, tree = filled(rainbow, args)
     learner = rainbow.init_learner(args, jax.random.key(0), replay.obs[0])
     key = jax.random.key(7)
-    draw_key, *keys = jax.random.split(key, 4)
+    draw_key, *keys = keys_of_update(key)
     _, weights, (obs, action, rewards, discount, final_obs) = sample(rainbow, args, replay, tree, draw_key)
 
     def loss(one, two, three):
@@ -278,7 +291,7 @@ def test_noise_of_an_update(rainbow):
         error = jnp.abs(jnp.take_along_axis(values(one, obs), action[:, None], 1)[:, 0] - target)
         return float((weights * jnp.where(error <= 1, 0.5 * error**2, error - 0.5)).mean())
 
-    found = float(jax.jit(partial(learn, rainbow, args))(learner, replay, tree, key, 1)[2]["losses/q_loss"])
+    found = float(learn(rainbow, args, learner, replay, tree, key, 1)[2]["losses/q_loss"])
     assert found == pytest.approx(loss(*keys), rel=1e-5)
     others = [loss(*(keys[i] for i in order)) for order in ((0, 0, 2), (1, 1, 2))]
     assert all(other != pytest.approx(found, rel=1e-3) for other in others)
@@ -348,8 +361,7 @@ def test_update_against_numpy(rainbow, off):
     names = lambda tree: {name: np.float64(x) for name, x in tree["params"].items()}
     p, p_target = names(online.network), names(online.target_network)
     key = jax.random.key(7)
-    draw_key = jax.random.split(key, 4)[0]
-    index, weights, _ = sample(rainbow, args, replay, tree, draw_key)
+    index, weights, _ = sample(rainbow, args, replay, tree, keys_of_update(key)[0])
     z, rows = np.linspace(-3, 3, 7), [int(first) for first in index]
 
     def all_losses(p, chooser):
@@ -375,7 +387,7 @@ def test_update_against_numpy(rainbow, off):
     other = [forward(p, np.float64(x), args)[0].argmax() != forward(p_target, np.float64(x), args)[0].argmax()
              for x in replay.next_obs]  # fmt: skip
     assert any(other)
-    update = jax.jit(partial(learn, rainbow, args))
+    update = partial(learn, rainbow, args)
     learner, new_tree, info = update(online, replay, tree, key, 250)
     assert float(info["losses/q_loss"]) == pytest.approx(float((weights * losses).mean()), rel=1e-4)
     kept = update(online, replay, tree, key, 249)[0]
@@ -405,7 +417,7 @@ def test_update_against_rlax(rainbow, rlax, double, distributional):
     learner = learner.replace(target_network=target)
     key = jax.random.key(7)
     _, weights, (obs, action, rewards, discount, final_obs) = sample(
-        rainbow, args, replay, tree, jax.random.split(key, 4)[0]
+        rainbow, args, replay, tree, keys_of_update(key)[0]
     )
     apply = jax.vmap(rainbow.Network(args).apply, (None, 0))
     (q, out), (next_q, next_out), (own_q, _) = (
@@ -457,7 +469,7 @@ def test_distributions_of_the_parents_against_rlax(c51, qr_dqn, rlax):
 def test_memory_and_bad_settings(rainbow):
     args = rainbow.Args(**SMALL_GYMNAX | {"num_seeds": 1})
     rainbow.make_task(args)
-    state = fresh(rainbow, args)
+    state = jax.eval_shape(partial(fresh, rainbow, args))
     row = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.replay)) / args.buffer_size
     assert row <= 816
     for bad in ({"n_step": 0}, {"noise_scale": -1.0}, {"n_step": 40, "batch_size": 32, "learning_starts": 60}):
@@ -475,7 +487,7 @@ def as_released():
     def make(*departures):
         name = "_".join(["rainbow", *departures])
         module = sys.modules[name] = types.ModuleType(name)
-        module.__file__ = "rainbow.py"
+        module.__file__ = f"{name}.py"
         exec(rainbow_as_released.changed(departures), module.__dict__)
         return module
 
@@ -518,12 +530,11 @@ def test_released_noise_and_streams(rainbow, as_released, monkeypatch):
     replay = replay.replace(terminated=jnp.zeros(64, bool), truncated=jnp.zeros(64, bool))
     tree, keys = tree_of(rainbow, args, np.ones(64)), jax.random.split(jax.random.key(5), 4)
     for module, equal in ((theirs, True), (rainbow, False)):
-        update = jax.jit(lambda key, module=module: learn(module, args, params, replay, tree, key, 1)[0])
+        update = lambda key, module=module: learn(module, args, params, replay, tree, key, 1)[0]
         one, two = (update(key).network["params"]["value_kernel"] for key in keys[:2])
         assert np.allclose(one, two, atol=1e-6) == equal, module
-        _, env_step, state = begin(module, [1], **vars(args))
-        state, seen = jax.tree.map(lambda x: x[0] if x.ndim else x, state), []
-        state = state.replace(obs=jnp.asarray(obs), learner=params)
+        env_step = partial(module.env_step, args)
+        state, seen = fresh(module, args).replace(obs=jnp.asarray(obs), learner=params), []
         with monkeypatch.context() as patch:
             patch.setattr(module, "act", lambda q, key, epsilon: jnp.int32(seen.append(q) or 0))  # noqa: B023
             patch.setattr(module, "update", lambda args, learner, batch, key: (learner, {"priorities": jnp.ones(8)}))

@@ -70,7 +70,7 @@ def carry_over(name, theirs, state, module, number):
 def test_games_are_minatars(dqn, name, player, games, random, least):
     """`least` points are more than a wave of aliens, all bricks, several draws of the cars' speeds."""
     args = dqn.Args(env_id=f"{name.title().replace('_', '')}-MinAtar")
-    env, params, _ = dqn.make_task(args)
+    env, params, *_ = dqn.make_task(args)
     module = importlib.import_module(type(env).__module__)
     own = importlib.import_module(f"minatar.environments.{name}")
     step = jax.jit(lambda number, *given: env.step_env(jax.random.key(number), *given)[:4])
