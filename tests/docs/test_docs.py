@@ -19,6 +19,7 @@ FOREIGN = {
     "--xla_cpu_multi_thread_eigen": "benchmark/speed.py",
     "--help": None,
     "--logdir": None,
+    "--load_fast": None,
 }
 OUTPUTS = ("docs/results",)  # written by commands: need not exist
 SECTIONS = (
