@@ -111,6 +111,15 @@ def sr_sac():
     return load("sr_sac")
 
 
+@pytest.fixture(scope="module")
+def quick_programs():
+    """Scripts that a module's tests start compile in half the time, and run slower. Not where bits are compared with
+    those of programs that were compiled otherwise, nor for tests of speed or of copies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
+
+
 def pytest_collection_modifyitems(items):
     """The longest files first: two processes take a file at a time, and should end together."""
     longest = "resume dqn spr scripts atari sweep churn docs seeds film".split()

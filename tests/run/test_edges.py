@@ -11,6 +11,8 @@ import time
 import pytest
 from common import ROOT, SCRIPTS, SMALL, SMALL_GYMNAX, assert_same, command, environment, load, results, run, table
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 TASK = SMALL | {"env_id": "edge_envs:Steering-v0"}
 
 

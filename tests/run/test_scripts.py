@@ -12,6 +12,8 @@ import tyro
 from common import ROOT, SCRIPTS, SMALL, flags, load, small, table
 from site_hooks import hooks
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 COMMON = [
     "env_id", "exp_name", "seed", "num_seeds", "total_timesteps", "replay_ratio", "learning_starts", "buffer_size",
     "batch_size", "gamma", "learning_rate", "log_interval", "eval_interval", "eval_episodes",
