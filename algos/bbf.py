@@ -1,9 +1,9 @@
 """BBF: SR-SPR with a wide residual encoder, harder resets, weight decay, and a short horizon after every reset.
 
 Paper:   Schwarzer et al. 2023, "Bigger, Better, Faster: Human-level Atari with human-level efficiency" (ICML 2023).
-Parent:  sr_spr.py; differs: Args, AT_MOST_ONE, MAY_BE_ZERO, check_algorithm, ImpalaEncoder, Network, sample_batch,
-         is_decayed, make_optimizer, annealed_horizon, q_values, q_loss, total_loss, update, train_step; without:
-         NatureEncoder, pytorch_uniform_init, NoisyDense, ADAM_EPS
+Parent:  sr_spr.py; differs: Args, AT_MOST_ONE, MAY_BE_ZERO, check_algorithm, ImpalaEncoder, Network, init_state,
+         sample_batch, is_decayed, make_optimizer, annealed_horizon, q_values, q_loss, total_loss, update, train_step;
+         without: NatureEncoder, pytorch_uniform_init, NoisyDense, ADAM_EPS
 Run:     python algos/bbf.py --env-id Pong-v5 --replay-ratio 2 --num-seeds 5
          The same command continues an interrupted run, to the same bits.
 Expect:  not measured yet; for GPUs. Authors' raw scores, 26 games: IQM 0.940 at replay ratio 2, 1.023 at 8.
@@ -328,7 +328,8 @@ def init_state(args, action, seed, env, obs):
     obs = push_frame(no_frames, obs, fresh=True)
     learner = init_learner(args, learner_key, obs)
     priorities = jnp.zeros(args.buffer_size)
-    batch = jax.eval_shape(partial(sample_batch, args), replay, priorities, key)
+    horizon = annealed_horizon(args, learner.opt)
+    batch = jax.eval_shape(partial(sample_batch, args), replay, priorities, key, *horizon)
     _, info = jax.eval_shape(partial(update, args), learner, batch, key)
     del info["priorities"]
     metrics = [*info, "updates", "episodes", "charts/episodic_return", "charts/episodic_length"]
