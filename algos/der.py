@@ -65,7 +65,7 @@ class Args:
     gamma: float = 0.99  # discount factor
     n_step: int = 10  # rewards in a target, before it bootstraps
     end_e: float = 0.01  # probability of a random action at the end of exploration
-    learning_rate: float = 1e-4  # of Adam
+    learning_rate: float = 1e-4  # step size of Adam
     target_interval: int = 2_000  # gradient updates (Dopamine, Revisiting Rainbow: steps) between two target copies
     noise_scale: float = 0.1  # of the noise in the dense layers, which explores instead of epsilon
     num_atoms: int = 51  # of a distribution: values whose probabilities are learned, evenly from -v_max to v_max

@@ -64,7 +64,7 @@ class Args:
     n_step: int = 10  # rewards in a target, before it bootstraps
     end_e: float = 0.01  # probability of a random action at the end of exploration
     exploration_steps: int = 5_000  # environment steps, from learning_starts on, over which it falls from 1 to end_e
-    learning_rate: float = 1e-4  # of Adam
+    learning_rate: float = 1e-4  # step size of Adam
     optimizer_eps: float = 1.5e-4  # added to the root of the mean squared gradient, to limit the step
     target_interval: int = 1  # gradient updates between two copies of the network to the target network
     channels: int = 32  # features of the first convolution; the other two have twice as many
