@@ -16,7 +16,6 @@ from atari_runs import (
     FRAME,
     assert_priorities,
     assert_stored,
-    begin,
     drawable,
     first_state,
     idle,
@@ -27,6 +26,7 @@ from atari_runs import (
 )
 from common import SMALL_ATARI, refused, run
 from flax import linen as nn
+from runs import begin, logged
 
 TINY = {"env_id": "Breakout-v5", "channels": 1, "hidden_dim": 4, "batch_size": 8, "learning_starts": 50, "gamma": 0.9}
 ASLEEP = TINY | {"learning_starts": 1000, "total_timesteps": 1000}  # without an update
@@ -479,8 +479,7 @@ def test_a_seed_of_a_batch_is_the_run_alone(der):
         state, (actions, _) = chunk(state)
         outcomes.append(jax.tree.map(lambda x, i=i: np.asarray(x)[i], (actions, state.obs, state.learner.network)))
         assert (state.metric_sums["updates"] == 90 - 73).all() and (state.learner.opt[0].count == 17).all()
-        logged = jax.vmap(partial(der.metrics, args), (der.SEED_AXES,))(state)
-        assert logged["charts/updates"].tolist() == [17] * len(seeds)
+        assert logged(der, args, state)["charts/updates"].tolist() == [17] * len(seeds)
         assert all(x.dtype != np.float64 for x in jax.tree.leaves(jax.device_get(state.replace(key=None))))
         if len(seeds) == 2:
             assert not np.array_equal(actions[0], actions[1]) and not np.array_equal(state.obs[0], state.obs[1])

@@ -10,8 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from atari_runs import FRAME, STILL, assert_priorities, assert_stored, begin, played_by_hand
-from spr_runs import SMALLEST, idle, learner, played, tiny
+from atari_runs import (
+    FRAME,
+    assert_priorities,
+    assert_stored,
+    first_state,
+    idle,
+    play_stream,
+    played_by_hand,
+    still,
+)
+from runs import begin, logged
+from spr_runs import SMALLEST, learner, tiny
 
 SCRIPTS = list(SMALLEST)
 
@@ -21,12 +31,25 @@ def script(request):
     return request.getfixturevalue(request.param)
 
 
-def one_update(script, args, old, replay, priorities, key):
-    """The second one of a step -> Learner, priorities, totals. Its keys are of `fold_in(key, 1)`."""
-    totals = dict.fromkeys(("losses/q_loss", "losses/spr_loss", "losses/q_values", "updates"), jnp.ones(()))
-    carry = old, priorities, totals
-    new, changed, totals = jax.jit(lambda key, carry: script.update(args, replay, key, 1, carry))(key, carry)
-    return new, changed, {tag: x - 1 for tag, x in totals.items()}  # which add up
+def update_key(script, state):
+    """What a step takes from its key for the second of its updates."""
+    parts, place = {"spr": (4, 3), "sr_spr": (5, 3), "bbf": (4, 2)}[script.__name__]
+    return jax.random.fold_in(jax.random.split(state.key, parts)[place], 1)
+
+
+def only_second(first, last, one_update, carry):  # in place of the loop of a step's updates
+    return one_update(1, carry)
+
+
+def one_update(script, args, old, state):
+    """The second one of a step that stores nothing -> Learner, priorities, totals."""
+    tags = "losses/q_loss", "losses/spr_loss", "losses/q_values", *state.metric_sums
+    state = state.replace(learner=old, metric_sums=dict.fromkeys(tags, jnp.ones(())))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "store", lambda args, state, row: state)
+        patch.setattr(jax.lax, "fori_loop", only_second)
+        new = jax.jit(lambda state: script.train_step(args, still, state, None)[0])(state)
+    return new.learner, new.priorities, {tag: x - 1 for tag, x in new.metric_sums.items()}  # which add up
 
 
 # The networks once more
@@ -48,12 +71,13 @@ def roles(params):
     named |= {f"encoder_{i}": f"Conv_{i}" for i in range(convolutions - 2)}
     named |= {f"transition_{i}": f"Conv_{convolutions - 2 + i}" for i in range(2)}
     assert set(named.values()) == set(params)
-    return {role: params[name] for role, name in named.items()}
+    turned = lambda name, layer: layer | {"kernel": jnp.swapaxes(layer["kernel"], -1, -2)} if "Noisy" in name else layer
+    return {role: turned(name, params[name]) for role, name in named.items()}
 
 
 def linear(params, x):
     """A dense layer, or a noisy one without its noise."""
-    return x @ (params["kernel"].T if "kernel_sigma" in params else params["kernel"]) + params["bias"]
+    return x @ params["kernel"] + params["bias"]
 
 
 def encode(params, frames):
@@ -99,6 +123,19 @@ def predict(params, latent, actions, num_actions=4):
     return jnp.stack(out, 1)
 
 
+def jumps_by_hand(games, first, jumps):
+    """Of a row of the naive replay, which goes on -> masks (jumps,), frames after each step, actions (jumps,)"""
+    masks, later, actions = np.zeros(jumps), np.zeros((jumps, 4, 84, 84), np.uint8), np.zeros(jumps, int)
+    alive = True
+    for k in range(jumps):
+        row, following = games[first + k], games[first + k + 1]
+        if alive and row:
+            actions[k], alive = row[1], not (row[3] or row[4])
+            masks[k] = alive
+            later[k] = following[0] if alive else 0
+    return masks, later, actions
+
+
 @pytest.mark.parametrize("script", SCRIPTS, indirect=True)
 def test_update(script, rlax):
     """One update against rlax's categorical double Q-learning and SPR's loss with masks from plain loops: loss, weights
@@ -108,9 +145,10 @@ def test_update(script, rlax):
     args = tiny(
         script, buffer_size=100, tau=0.25, spr_weight=3.0, **{"weight_decay": 20.0} if bbf else {"noise_scale": 0.0}
     )
-    state, _, games = played(script, args, 9, 150)
+    state, _, games = play_stream(script, args, 9, 150)
+    state = state.replace(key=jax.random.key(0))
     games = [*games[100:], *games[50:100]] * 2  # by their row, and on over the ring's end
-    rng, key = np.random.default_rng(2), jax.random.key(0)
+    rng, key = np.random.default_rng(2), update_key(script, state)
     near = [any(row is None or row[3] or row[4] for row in games[i : i + 4]) for i in range(100)]  # an end is
     here = [row is not None and (row[3] or row[4]) for row in games[:100]]
     ends = 1 + 5 * np.array(near) + 20 * np.array(here)
@@ -119,25 +157,20 @@ def test_update(script, rlax):
     priorities[last] = priorities.sum() / 2  # drawn more than once
     priorities = jnp.asarray(priorities, jnp.float32)
     old = learner(script, args, 0).replace(target_network=learner(script, args, 1).network)
-    draw_key, augment_key, *_ = jax.random.split(jax.random.fold_in(key, 1), 2 if bbf else 5)
-    index, weights = script.draw(args, priorities, draw_key)
+    draw_key, augment_key, *_ = jax.random.split(key, 2 if bbf else 5)
+    index, weights = script.sample_rows(args, priorities, draw_key)
     gamma = args.gamma_start if bbf else args.gamma
-    obs, action, rewards, discount, final_obs = script.n_steps(args, state.replay, index, args.n_step, gamma)
+    batch = script.n_steps(args, state.replay, index, args.n_step, gamma)
+    action, rewards, discount = batch.action, batch.reward, batch.discount
 
-    masks, later, actions = np.zeros((8, 4)), np.zeros((8, 4, 4, 84, 84), np.float32), np.zeros((8, 4), int)
-    for i, first in enumerate(np.asarray(index)):
-        alive = True
-        for k in range(4):
-            row, following = games[first + k], games[first + k + 1]
-            if alive and row:
-                actions[i, k], alive = row[1], not (row[3] or row[4])
-                masks[i, k] = alive
-                later[i, k] = following[0] if alive else 0
+    by_hand = [jumps_by_hand(games, first, 4) for first in np.asarray(index)]
+    masks, later, actions = (np.stack(x) for x in zip(*by_hand, strict=True))
+    later = np.float32(later)
     assert (masks.min(1) == 1).any() and (masks.max(1) == 0).any() and len({tuple(mask) for mask in masks}) > 2, masks
     assert last in index and last + 4 >= 100, "no row is drawn whose steps go on at the ring's beginning"
     keys = jax.vmap(lambda key: jax.random.split(key, 6))(jax.random.split(augment_key, 8))
     augment = jax.jit(jax.vmap(script.augment))
-    seen, after = augment(obs, keys[:, 0]), augment(final_obs, keys[:, 5])
+    seen, after = augment(batch.obs, keys[:, 0]), augment(batch.next_obs, keys[:, 5])
     ahead = jax.jit(jax.vmap(jax.vmap(script.augment)))(jnp.asarray(later), keys[:, 1:5])
     atoms, target = jnp.linspace(-2, 2, 7), roles(old.target_network["params"])
     encoded = jax.jit(encode)
@@ -156,7 +189,7 @@ def test_update(script, rlax):
         return (weights * (losses + 3 * spr)).mean(), (losses, spr)
 
     (_, (losses, spr)), grad = jax.jit(jax.value_and_grad(theirs, has_aux=True))(old.network)
-    new, changed, info = one_update(script, args, old, state.replay, priorities, key)
+    new, changed, info = one_update(script, args, old, state.replace(priorities=priorities))
     assert info["updates"] == 1
     assert float(info["losses/q_loss"]) == pytest.approx(float((weights * losses).mean()), rel=1e-3)
     assert float(info["losses/spr_loss"]) == pytest.approx(float(spr.mean()), rel=1e-3)
@@ -194,7 +227,7 @@ def test_sizes_of_the_networks(spr, sr_spr, bbf):
     ):
         for game, actions in (("Breakout-v5", 4), ("Alien-v5", 18)):
             args = script.Args(env_id=game, buffer_size=50)
-            network = jax.eval_shape(partial(script.init_state, args), 1, FRAME).learner.network
+            network = jax.eval_shape(partial(first_state, script, args), 1, FRAME).learner.network
             transition = conv(3, features + actions, features) + conv(3, features, features)
             layers = dense(121 * features, hidden) + dense(hidden, 51) + dense(hidden, 51 * actions)
             total = sum(x.size for x in jax.tree.leaves(network))
@@ -226,24 +259,25 @@ def test_noise(spr):
     values = lambda **rngs: np.asarray(q_values(network, obs, **rngs))
     one, two = (values(noise=jax.random.key(i)) for i in (1, 2))
     assert not np.allclose(one, two) and np.array_equal(values(), values()) and not np.allclose(values(), one)
-    assert spr.SPRNetwork(args).apply(network, obs, [1, 2, 3])[3].shape == (3, 4)
-    outputs = lambda **rngs: spr.SPRNetwork(args).apply(network, obs, [1, 2], rngs=rngs)[2:]
+    assert spr.Network(args).apply(network, obs, [1, 2, 3])[3].shape == (3, 4)
+    outputs = lambda **rngs: spr.Network(args).apply(network, obs, [1, 2], rngs=rngs)[2:]
     for noisy, quiet in zip(outputs(noise=jax.random.key(1)), outputs(), strict=True):
         np.testing.assert_array_equal(noisy, quiet)
 
 
 def test_noise_of_an_update(spr, rlax):
     """The three passes have keys of their own; how much noise there is is learnt."""
-    args, key = tiny(spr, batch_size=4, jumps=1), jax.random.key(4)
-    state = played(spr, args, 9, 60)[0]
+    args = tiny(spr, batch_size=4, jumps=1)
+    state = play_stream(spr, args, 9, 60)[0]
     old = learner(spr, args, 0).replace(target_network=learner(spr, args, 1).network)
-    draw_key, augment_key, *keys = jax.random.split(jax.random.fold_in(key, 1), 5)
-    index, weights = spr.draw(args, state.priorities, draw_key)
-    obs, action, rewards, discount, final_obs = spr.n_steps(args, state.replay, index, 5, args.gamma)
+    draw_key, augment_key, *keys = jax.random.split(update_key(spr, state), 5)
+    index, weights = spr.sample_rows(args, state.priorities, draw_key)
+    batch = spr.n_steps(args, state.replay, index, 5, args.gamma)
+    action, rewards, discount = batch.action, batch.reward, batch.discount
     views = jax.vmap(lambda key: jax.random.split(key, 3))(jax.random.split(augment_key, 4))
     augment = jax.jit(jax.vmap(spr.augment))
-    seen, after = (augment(x, views[:, i]) for i, x in ((0, obs), (2, final_obs)))
-    apply, atoms = spr.SPRNetwork(args).apply, jnp.linspace(-2, 2, 7)
+    seen, after = (augment(x, views[:, i]) for i, x in ((0, batch.obs), (2, batch.next_obs)))
+    apply, atoms = spr.Network(args).apply, jnp.linspace(-2, 2, 7)
     logits = lambda network, obs, key: jax.vmap(lambda obs: apply(network, obs, rngs={"noise": key})[1])(obs)
 
     @jax.jit
@@ -253,7 +287,7 @@ def test_noise_of_an_update(spr, rlax):
         loss = jax.vmap(rlax.categorical_double_q_learning, (None, 0, 0, 0, 0, None, 0, 0))
         return (weights * loss(atoms, mine, action, rewards, discount, atoms, told, choice)).mean()
 
-    new, _, info = one_update(spr, args, old, state.replay, state.priorities, key)
+    new, _, info = one_update(spr, args, old, state)
     assert float(info["losses/q_loss"]) == pytest.approx(float(expected(*keys)), rel=1e-4)
     assert float(expected(*keys)) != pytest.approx(float(expected(keys[0], keys[0], keys[0])), rel=1e-3)
     for (path, one), two in zip(jax.tree.leaves_with_path(new.network), jax.tree.leaves(old.network), strict=True):
@@ -265,9 +299,9 @@ def test_the_target_network_acts(script, monkeypatch):
     """In training, with noise of the step's own key where there is any."""
     args = tiny(script, end_e=0.0, learning_starts=1, exploration_steps=1)
     two = learner(script, args, 0).replace(target_network=learner(script, args, 1).network)
-    state = jax.jit(partial(script.init_state, args))(3, FRAME).replace(learner=two, step=jnp.int32(20))
     monkeypatch.setattr(script, "update", idle)
-    step = lambda key, obs: script.train_step(args, lambda action: STILL, state.replace(key=key, obs=obs), None)
+    state = jax.jit(partial(first_state, script, args))(3, FRAME).replace(learner=two, step=jnp.int32(20))
+    step = lambda key, obs: script.train_step(args, still, state.replace(key=key, obs=obs), None)
     act = jax.jit(lambda key, obs: step(key, obs)[1][0])
     best = jax.jit(lambda network, obs, **rngs: script.q_values(args, network, obs, **rngs).argmax())
     keys, chosen, other, quiet = {"spr": 4, "sr_spr": 5}.get(script.__name__), [], [], []
@@ -285,7 +319,7 @@ def test_the_target_network_is_evaluated(spr):
     """Without noise, each game as it is played alone."""
     args = tiny(spr, max_episode_steps=40, eval_episodes=2, eval_e=0.2)
     two = learner(spr, args, 0).replace(target_network=learner(spr, args, 1).network)
-    row = next(spr.evaluate(args, jax.tree.map(lambda x: x[None], two), [5], 100, [None]))
+    row = {tag: value for tag, (value,) in spr.evaluate(args, jax.tree.map(lambda x: x[None], two), [5], 100).items()}
     starts = jax.random.randint(jax.random.fold_in(jax.random.key(5), 2**31 - 1), (2,), 0, 2**31 - 1).tolist()
     alone = lambda network: [played_by_hand(spr, args, network, 5, 100, *game) for game in enumerate(starts)]
     found = alone(two.target_network)
@@ -296,10 +330,47 @@ def test_the_target_network_is_evaluated(spr):
 @pytest.mark.parametrize("script", SCRIPTS, indirect=True)
 def test_what_a_step_stores(script, monkeypatch):
     args = tiny(script, buffer_size=90)
-    state, watched, rows = played(script, args, 8, 200, lambda state: np.asarray(state.priorities))
+    state, watched, rows = play_stream(script, args, 8, 200, lambda state: np.asarray(state.priorities))
     assert_stored(script, args, state, rows)
     monkeypatch.setattr(script, "update", idle)
     assert_priorities(script, args, state, watched, rows)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, indirect=True)
+def test_nothing_reaches_into_a_fresh_episode(script, monkeypatch):
+    """Where a resume begins new games, no stack, no n steps and no predictions reach across: rows and what follows them
+    are as plain Python has them, for which the old game was cut there unless it was over."""
+    args, seams = tiny(script, buffer_size=100), range(7, 150, 10)
+    watch = lambda state: (state.replay, np.asarray(state.priorities))
+    state, watched, rows = play_stream(script, args, 46, 150, watch, seams)
+    between = [seam + i for i, seam in enumerate(seams)]  # rows that hold the last frame of an old game
+    assert len(rows) == 165 and not any(rows[row] for row in between)
+    assert_stored(script, args, state, rows)
+
+    monkeypatch.setattr(script, "sample_rows", lambda args, priorities, key: (jnp.arange(100), jnp.ones(100)))
+    more = (5, 0.9) if script.__name__ == "bbf" else ()
+    sample = jax.jit(lambda replay: script.sample_batch(args, replay, jnp.ones(100), jax.random.key(0), *more))
+    gamma, across = more[1] if more else args.gamma, set()
+    for count in range(20, 166, 5):
+        batch = jax.tree.map(np.asarray, sample(watched[count - 1][0]))
+        for first in range(max(0, count - 100 + 3), count - 5):
+            if not rows[first]:
+                continue
+            i = first % 100
+            masks, later, actions = jumps_by_hand(rows, first, 4)
+            assert np.array_equal(batch.jump_mask[i], masks), first
+            assert np.array_equal(batch.jump_obs[i][masks == 1], later[masks == 1]), first
+            assert np.array_equal(batch.jump_action[i][masks == 1], actions[masks == 1]), first
+            last = next((k for k in range(5) if rows[first + k][3] or rows[first + k][4]), 4)
+            row = rows[first + last]
+            assert batch.discount[i] == pytest.approx(0 if row[3] else gamma ** (last + 1), rel=1e-5), first
+            assert row[3] or np.array_equal(batch.next_obs[i], row[5]), first
+            across |= {(row - first, bool(rows[row - 1] and rows[row - 1][3])) for row in between}
+    assert across >= {(k, over) for k in range(1, 6) for over in (False, True)}
+
+    monkeypatch.undo()
+    monkeypatch.setattr(script, "update", idle)
+    assert_priorities(script, args, state, [priorities for _, priorities in watched], rows)
 
 
 @pytest.mark.parametrize("script", ["sr_spr", "bbf"], indirect=True)
@@ -309,10 +380,10 @@ def test_what_a_reset_changes(script):
     args, key = tiny(script), jax.random.key(3)
     kept = {"sr_spr": 0.8, "bbf": 0.5}[script.__name__]
     assert args.shrink_factor == kept
-    state = played(script, args, 9, 1)[0]
+    state = play_stream(script, args, 9, 1)[0]
     old = learner(script, args, 0)
     old = old.replace(opt=jax.tree.map(lambda x: x + 1, old.opt))
-    reset = jax.jit(lambda key: script.soft_reset(args, key, state.replace(learner=old)))
+    reset = jax.jit(lambda key: script.soft_reset(args, key, old, state.obs))
     new, again = reset(key), reset(jax.random.key(4))
     fresh = jax.jit(partial(script.init_learner, args))(key, state.obs).network["params"]
     before, after, fresh = (roles(x) for x in (old.network["params"], new.network["params"], fresh))
@@ -343,16 +414,17 @@ def test_when_resets_fall(sr_spr):
 
 def resets(script, args, step):
     """Is a reset due at this step: has the count risen with it?"""
-    return step > 0 and int(script.resets_until(args, step)) > int(script.resets_until(args, step - 1))
+    until = partial(script.num_useful_resets_until, args)
+    return step > 0 and int(until(step)) > int(until(step - 1))
 
 
 @pytest.mark.parametrize("script", ["sr_spr", "bbf"], indirect=True)
 def test_a_reset_within_training(script, monkeypatch):
-    """It comes at the start of the next step, once, at the steps that `resets_until` tells."""
+    """It comes at the start of the next step, once, at the steps that `num_useful_resets_until` tells."""
     args = tiny(script, replay_ratio=2, reset_interval=20, resets_end=45)
     monkeypatch.setattr(script, "update", idle)
-    state = jax.jit(partial(script.init_state, args))(3, FRAME)
-    step = jax.jit(lambda state: script.train_step(args, lambda action: STILL, state, None)[0])
+    state = jax.jit(partial(first_state, script, args))(3, FRAME)
+    step = jax.jit(lambda state: script.train_step(args, still, state, None)[0])
     changed = []
     for _ in range(43):
         before, state = state, step(state)
@@ -373,12 +445,16 @@ def test_annealing(bbf, monkeypatch):
         seen["now"] = float(n), float(gamma)
         raise Seen
 
+    state = jax.jit(partial(first_state, bbf, args))(3, FRAME)
+    old = learner(bbf, args, 0)
     monkeypatch.setattr(bbf, "n_steps", note)
-    old, priorities = learner(bbf, args, 0), jnp.ones(50)
+    monkeypatch.setattr(bbf, "q_values", lambda args, network, obs: jnp.zeros(4))
+    monkeypatch.setattr(bbf, "soft_reset", lambda args, key, learner, obs: learner)
+    monkeypatch.setattr(jax.lax, "fori_loop", only_second)
     for count in (0, 1, 2500, 5000, 9999, 10_000, 50_000):
         opt = jax.tree.map(lambda x, count=count: x + count if x.ndim == 0 else x, old.opt)
         with pytest.raises(Seen):
-            bbf.update(args, None, jax.random.key(0), 0, (old.replace(opt=opt), priorities, {}))
+            bbf.train_step(args, still, state.replace(learner=old.replace(opt=opt)), None)
         share = min(count / 10_000, 1)
         n, gamma = round(10 * 0.3**share), 1 - 0.03 * 0.1**share
         assert seen["now"] == (n, pytest.approx(gamma, abs=1e-6)), count
@@ -399,8 +475,8 @@ def test_exploration(script, monkeypatch):
         raise Seen
 
     monkeypatch.setattr(script, "act", note)
-    monkeypatch.setattr(script, "soft_reset", lambda args, key, state: state.learner, raising=False)
-    state = jax.jit(partial(script.init_state, args))(1, FRAME)
+    monkeypatch.setattr(script, "soft_reset", lambda args, key, learner, obs: learner, raising=False)
+    state = jax.jit(partial(first_state, script, args))(1, FRAME)
     for step in (1, 2000, 3000, 4000, 9000):
         with pytest.raises(Seen):
             script.train_step(args, None, state.replace(step=jnp.int32(step - 1)), None)
@@ -418,8 +494,9 @@ def test_a_seed_of_a_batch_is_the_run_alone(sr_spr):
         text, ring = chunk.as_text(), f"u8[{len(seeds)},12345,84,84]"
         assert ring in text and not re.findall(rf"= {re.escape(ring)}[^=]* copy(?:-start)?\(", text), "replay copied"
         state, (actions, finite) = chunk(state)
-        assert np.all(finite) and (state.learner.opt[0].count == 3).all() and (state.totals["updates"] == 6).all()
-        assert [row["charts/resets"] for row in sr_spr.metrics(args, state)] == [1] * len(seeds)
+        assert all(np.all(values) for values in finite.values())
+        assert (state.learner.opt[0].count == 3).all() and (state.metric_sums["updates"] == 6).all()
+        assert logged(sr_spr, args, state)["charts/resets"].tolist() == [1] * len(seeds)
         assert all(x.dtype != np.float64 for x in jax.tree.leaves(jax.device_get(state.replace(key=None))))
         learnt = state.learner.network["params"]
         outcomes.append(jax.tree.map(lambda x, i=i: np.asarray(x)[i], (actions, state.obs, learnt)))

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 from ale_py import ALEInterface, LoggerMode
-from atari_runs import first_states
 from envpool.atari.registration import atari_rom_path
+from runs import begin
 
 
 class Emulator:
@@ -149,14 +149,16 @@ def test_replay_holds_what_happened(dqn_atari, life_loss, factor):
     as lost), before the ring comes round and after. A frame of the life before in a stack, a count of its frames, a
     flag or a reward one step off, or another seed's game would be found. Breakout's rewards are made larger than a clip
     lets through."""
-    args = dqn_atari.Args(
-        env_id="Breakout-v5", num_seeds=2, learning_starts=10_000, buffer_size=350, batch_size=8, channels=2,
-        hidden_dim=8, max_episode_steps=149, terminal_on_life_loss=life_loss,
-    )  # fmt: skip
-    seeds, size, kinds, both = [7, 5], args.buffer_size, set(), 0
-    env = dqn_atari.make_env(args, seeds)
-    env_step = lambda _, action: (None, [factor * x if i == 1 else x for i, x in enumerate(env.step(None, action)[1])])
-    state = first_states(dqn_atari, args, env, seeds)
+    seeds, size, kinds, both = [7, 5], 350, set(), 0
+    args, step, state = begin(
+        dqn_atari,
+        seeds,
+        learning_starts=10_000,
+        buffer_size=size,
+        max_episode_steps=149,
+        terminal_on_life_loss=life_loss,
+    )
+    env_step = lambda _, action: (None, [factor * x if i == 1 else x for i, x in enumerate(step(None, action)[1])])
     chunks, actions = [], np.zeros((2, 0), np.int32)
     for _ in range(2):
         state, (more, _) = dqn_atari.train_chunk(args, env_step, 250, state)

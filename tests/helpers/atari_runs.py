@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SMALL_ATARI
 
 FRAME = jnp.zeros((84, 84), jnp.uint8)
 STILL = FRAME, jnp.float32(0), jnp.bool(False), jnp.bool(False), jnp.int32(3)  # a step in which nothing happens
@@ -144,16 +143,3 @@ def played_by_hand(script, args, network, seed, step, game, start):
         stack, lives = [*stack, frames[0, 0]][-4:], info["lives"][0]
         if terminated[0] or truncated[0]:
             return returned, t + 1, lost
-
-
-def first_states(script, args, env, seeds):
-    """The State of all seeds before the first step, in these environments."""
-    init = jax.vmap(partial(script.init_state, args, env.action), (0, script.SEED_AXES.env, 0), script.SEED_AXES)
-    return jax.jit(init)(jnp.array(seeds), env.state, env.obs)
-
-
-def begin(script, seeds, **options):
-    """A fresh State of these seeds -> args, step function, State."""
-    args = script.Args(**{k: v for k, v in (SMALL_ATARI | options).items() if k in script.Args.__dataclass_fields__})
-    env = script.make_env(args, seeds)
-    return args, env.step, first_states(script, args, env, seeds)

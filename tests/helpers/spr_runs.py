@@ -4,18 +4,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from atari_runs import play_stream
 
 TINY = {"env_id": "Breakout-v5", "hidden_dim": 4, "batch_size": 8, "buffer_size": 200, "n_step": 5, "jumps": 4}
 TINY |= {"learning_starts": 1000, "total_timesteps": 1000, "num_atoms": 7, "v_max": 2.0}  # 1000: without an update
 SMALLEST = {"spr": {"channels": 1}, "sr_spr": {"channels": 1}, "bbf": {"width": 1}}
-
-
-def idle(args, replay, key, i, carry):  # in place of `update` where it need not be compiled
-    return carry
-
-
-played = partial(play_stream, update=idle)
 
 
 def tiny(script, **options):
