@@ -225,6 +225,52 @@ def test_n_step_targets_against_rlax(rainbow, rlax):
     np.testing.assert_allclose(rewards + discount * values, theirs[index], atol=1e-5)
 
 
+def test_nothing_reaches_into_a_fresh_episode(rainbow):
+    """Where a resume begins new episodes, no n steps reach across: the row before counts as truncated, and its target
+    has its own next observation. Priorities are those of any rows, and only what is known of the episode changes."""
+    args = setup(rainbow, n_step=4, buffer_size=37, learning_starts=1000, total_timesteps=1000, batch_size=200)
+    rng, seams = np.random.default_rng(3), {*range(5, 120, 9), 60, 61, 85}
+    image = lambda: jnp.asarray(rng.normal(size=4), jnp.float32)
+    state, rows = fresh(rainbow, args), []
+    step = jax.jit(lambda state, out: rainbow.train_step(args, lambda env, action: (env, out), state, None)[0])
+    renew = jax.jit(partial(rainbow.fresh_episode, args))
+    draw = jax.jit(lambda state, tree: rainbow.sample_batch(args, state.replay, tree, state.key))
+    kinds = set()
+    for i in range(120):
+        if i in seams:
+            before, state = state, renew(state, obs := image())
+            rows[-1] = *rows[-1][:3], True, rows[-1][4]
+            assert np.array_equal(state.obs, obs) and state.episode_return == state.episode_length == 0
+            rest = dict.fromkeys(("replay", "obs", "episode_return", "episode_length"))
+            equal = jax.tree.map(lambda x, y: (x == y).all(), before.replace(**rest), state.replace(**rest))
+            assert all(jax.tree.leaves(equal))
+        terminated, truncated = rng.random() < 0.08 or i + 1 in (41, 77), rng.random() < 0.08  # these before seams
+        ends = jnp.bool(terminated), jnp.bool(truncated and not terminated)
+        out = image(), jnp.float32(rng.normal()), *ends, image()
+        rows.append((state.obs, out[1], bool(ends[0]), bool(ends[1]), out[0]))
+        state = step(state, out)
+        allowed = {k % 37 for k in range(max(0, i + 1 - 37), i + 1 - 3)}
+        assert set(np.flatnonzero(state.tree[64:])) == allowed and state.stored == i + 1
+        if i < 10 or i % 2:
+            continue
+        batch = jax.tree.map(np.asarray, draw(state, state.tree))
+        assert set(batch.index) == allowed
+        for row, at in zip(*np.unique(batch.index, return_index=True), strict=True):
+            first = row + (i - row) // 37 * 37
+            total = 0.0
+            for k in range(4):
+                obs, reward, terminated, truncated, next_obs = rows[first + k]
+                total += 0.9**k * float(reward)
+                if terminated or truncated:
+                    break
+            factor = 0 if terminated else 0.9 ** (k + 1)
+            assert batch.reward[at] == pytest.approx(total, abs=1e-5)
+            assert batch.discount[at] == pytest.approx(factor, rel=1e-5)
+            assert np.array_equal(batch.obs[at], rows[first][0]) and np.array_equal(batch.next_obs[at], next_obs)
+            kinds |= {(seam - first, rows[seam - 1][2]) for seam in seams if seam <= i}
+    assert kinds >= {(k, over) for k in range(1, 5) for over in (False, True)}
+
+
 # Noise
 
 
