@@ -88,7 +88,7 @@ def test_every_suite_makes_commands_that_the_scripts_take(suite):
             module = loaded(Path(job.words[0]).stem)
             args = tyro.cli(module.Args, args=job.words[1:])
             module.check(args)
-            folder = module.find_run(args, args.seed)[0]
+            folder = module.Run(args, args.seed).folder
             assert [str(ROOT / folder)] == list(job.folders) and args.total_timesteps == job.steps
 
 
