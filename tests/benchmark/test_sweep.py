@@ -191,7 +191,7 @@ def test_failures_are_retried_once_named_and_harm_nobody(tmp_path):
     )
     text = logs(tmp_path / "runs")
     state = {path.parent.name: path for path in (tmp_path / "runs").glob("*/done")}
-    assert [*state] == ["toy_envs:Count-v0__sr_sac__rr0.5__1"]
+    assert [*state] == ["toy_envs-Count-v0__sr_sac__rr0.5__1"]
     assert curves(tmp_path / "runs", "bad").count(b"toy_envs:Count-v0") == 4
     why = {"Crash": "exit code 1", "Stuck": "no sign of life for 15 s"}
     for name, log in text.items():
@@ -202,7 +202,7 @@ def test_failures_are_retried_once_named_and_harm_nobody(tmp_path):
         assert expected in line and line.endswith(f"sweep/{name}.log"), line
         assert log.count("\n== ") == 2, f"{name} was tried {log.count('== ')} times"
     assert "5 of 6 jobs failed" in err
-    assert "this task fails in step 120" in text["toy_envs:Crash-v0__sr_sac__rr0.5__1"]
+    assert "this task fails in step 120" in text["toy_envs-Crash-v0__sr_sac__rr0.5__1"]
     shown, _ = run("bad", tmp_path / "runs", *GRID, "--seeds", "1", "--status", "--", "--reset-interval", "40")
     assert "6 jobs: 1 done, 0 running, 5 failed, 0 stopped, 0 left" in shown
 
@@ -241,12 +241,12 @@ def test_one_sweep_at_a_time_and_a_stop_that_saves(tmp_path):
     _, err = run("one", runs, *grid, *longer, expect=2)
     assert "another sweep is at work in" in err and err.count("\n") == 1
     shown, _ = run("one", runs, *grid, "--status", *longer)
-    assert re.search(r"running +toy_envs:Count-v0__sac__rr1__1 +[\d,]+ of 20,000 steps", shown), shown
+    assert re.search(r"running +toy_envs-Count-v0__sac__rr1__1 +[\d,]+ of 20,000 steps", shown), shown
     assert "2 jobs: 0 done, 1 running, 0 failed, 0 stopped, 1 left" in shown and "left, 1 at a time" in shown
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=120)
     assert first.returncode == 128 + signal.SIGINT and "the same command goes on" in out, out + err
-    assert "stopped and saved at step" in logs(runs)["toy_envs:Count-v0__sac__rr1__1"]
+    assert "stopped and saved at step" in logs(runs)["toy_envs-Count-v0__sac__rr1__1"]
     shown, _ = run("one", runs, *grid, "--status", *longer)
     assert "0 done, 0 running, 0 failed, 1 stopped, 1 left" in shown, shown
 
