@@ -1001,7 +1001,7 @@ def load(paths, like):
                 for first, block in read_blocks(path, name):
                     fits = block.shape[1:] == leaf.shape[2:] and first + len(block) <= leaf.shape[1]
                     require(fits, f"{path.parent} is of another version: {name}; see --overwrite")
-                    array = set_block(array, block, i, first)
+                    array = jax.block_until_ready(set_block(array, block, i, first))
         else:
             array = jax.device_put(np.stack([np.load(path)[name] for path in paths]))
         require(array.shape == leaf.shape, f"{paths[0].parent} is of another version: {name}; see --overwrite")
