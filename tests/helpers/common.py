@@ -102,9 +102,15 @@ def run(script, *words, expect=0, **options):
     return done.stdout + done.stderr
 
 
-def run_tool(name, *words, expect=0):
-    """Runs `python -m NAME` from elsewhere than the project's folder -> what it printed."""
-    path = os.pathsep.join([str(ROOT), environment()["PYTHONPATH"]])
+def run_tool(name, *words, expect=0, with_packages=False):
+    """Runs `python -m NAME` from elsewhere than the project's folder -> what it printed.
+
+    with_packages: the tool needs more than requirements.txt, and finds it among the tests' own packages.
+    """
+    paths = [str(ROOT), environment()["PYTHONPATH"]]
+    if with_packages:
+        paths += [folder for folder in sys.path if folder.endswith(".venv/test")]
+    path = os.pathsep.join(paths)
     done = subprocess.run(
         [sys.executable, "-m", name, *words],
         capture_output=True, text=True, env=environment(PYTHONPATH=path), timeout=600,

@@ -82,7 +82,8 @@ def test_the_film_is_of_the_runs_own_evaluation(name, make_run, capsys):
 
 
 def test_as_a_command(make_run, tmp_path):
-    said = run_tool("benchmark.film", str(make_run("dqn")), "--output", str(tmp_path / "new" / "a.mp4"))
+    words = (str(make_run("dqn")), "--output", str(tmp_path / "new" / "a.mp4"))
+    said = run_tool("benchmark.film", *words, with_packages=True)
     assert said.endswith(f"a.mp4: step 100, return {logged(make_run('dqn'), 'eval/episode_0')}\n")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.mp4"]
 
