@@ -18,7 +18,7 @@ FOREIGN = {
     "--fix": "tools/copies.py",
     "--lists": "tools/copies.py",
     "--changes": "tools/copies.py",
-    "--xla_cpu_multi_thread_eigen": "benchmark/speed.py",
+    "--xla_cpu_multi_thread_eigen": "benchmark/jobs.py",
     "--help": None,
     "--logdir": None,
     "--load_fast": None,
