@@ -114,9 +114,9 @@ def whole_number(name, value):
     return number
 
 
-def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, extra=(), tasks=()):
+def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, extra=(), tasks=(), algo_ratios=None):
     """A grid -> its jobs, first seeds first, so that a sweep that stops midway holds something of everything.
-    Of the suite's tasks only `tasks`, if any are given."""
+    Of the suite's tasks only `tasks`, if any are given; of an algorithm only the ratios that `algo_ratios` names."""
     suite = SUITES[suite_name]
     typed = parse_flags(extra)
     taken = [f"--{name}" for name in typed if name in RESERVED]
@@ -129,6 +129,8 @@ def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, ext
         for ratio in replay_ratios:
             for env_id in tasks or suite.scores:
                 for algo in algos:
+                    if ratio not in (algo_ratios or {}).get(algo, replay_ratios):
+                        continue
                     script, extra = suite.variants.get(algo, (algo, {}))
                     flags = suite.flags | ({} if script == algo else {"exp-name": algo}) | extra
                     flags |= suite.algo_flags.get(algo, {}) | suite.task_flags.get(algo, {}).get(env_id, {}) | typed
@@ -155,16 +157,16 @@ def read_json(path):
 
 
 def last_values(folder):
-    """The end of a run's metrics -> (step, newest evaluation return or None). Reads a few kilobytes at most."""
+    """The end of a run's metrics -> step, evaluation returns, the newest last. Reads a few kilobytes at most."""
     try:
         with open(Path(folder, "metrics.csv"), "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 20_000))
             lines = file.read().decode().split("\n")[1:-1]
     except OSError:
-        return 0, None
+        return 0, []
     rows = [line.split(",") for line in lines]
     returns = [float(value) for _, tag, value in rows if tag == "eval/episodic_return"]
-    return int(rows[-1][0]) if rows else 0, returns[-1] if returns else None
+    return int(rows[-1][0]) if rows else 0, returns
 
 
 def steps_done(job):

@@ -25,6 +25,8 @@ class Suite:
     """what a sweep runs if none are named: scripts that fit the tasks, or variants"""
     replay_ratios: tuple[float, ...] = (1.0,)
     """and at which ratios"""
+    algo_ratios: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """the ratios of a script that does not run at all of them; ratios that are named on the command line overrule it"""
     metric: str = EVALUATION
     """what is scored: this, `charts/average_return`, or `charts/mean_return`, of all training episodes so far"""
     scale: str = "0 is no reward and 1 the most that a task can give"
