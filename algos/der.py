@@ -1100,8 +1100,8 @@ def train(args, env, runs, session, state, signals):
             rows["charts/SPS"] = np.full(len(runs), speed)
             if args.eval_interval and (step % args.eval_interval == 0 or ends):
                 rows |= evaluate(args, state.learner, seeds, step)
-                if bar.disable:
-                    returns = ", ".join(f"{value:.1f}" for value in rows["eval/episodic_return"])
+                returns = ", ".join(f"{value:.1f}" for value in rows["eval/episodic_return"])
+                with bar.external_write_mode():  # above the bar
                     say(f"step {step:,}: evaluated with a return of {returns}; {speed:,.0f} steps/s")
             for i, run in enumerate(runs):
                 run.log(step, {tag: values[i] for tag, values in rows.items()})
