@@ -610,14 +610,6 @@ def suite_page(name):
     return "\n".join(lines) + "\n"
 
 
-def raw_list(folder):
-    """Links to the committed tables of one folder of benchmark/results/."""
-    files = raw_files(folder)
-    if not files:
-        raise DocsError(f"benchmark/results/{folder}/ holds nothing")
-    return ", ".join(f"[{file}](../results/{folder}/{file})" for file in files)
-
-
 def included(path):
     """A page that stands in the repository's root, where its readers look for it."""
     text = (ROOT / path).read_text()
@@ -659,7 +651,6 @@ GENERATORS = {
     "figure": figure,
     "suites": suites_table,
     "teaser": teaser,
-    "raw": raw_list,
     "include": included,
     "log": log_list,
 }

@@ -249,7 +249,6 @@ def test_a_request_that_nothing_answers_ends_the_build():
         "<!-- flgas: sac -->",
         "<!-- flags: nothing -->",
         "<!-- TODO -->",
-        "<!-- raw: nowhere -->",
         "<!-- metrics of: nothing -->",
         "<!-- figure: x: nowhere.png -->",
         "<!-- diff: sac -->",

@@ -61,6 +61,14 @@ def compared(script):
     return found
 
 
+def test_its_links_into_pages_meet_headings():
+    """The site's build checks those between pages; a heading's anchor is the same there and in the repository."""
+    for page in ("README.md", "CONTRIBUTING.md"):
+        for path, anchor in re.findall(r"\]\(([\w/.-]+\.md)#([^)]+)\)", (ROOT / page).read_text()):
+            headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(), re.M)
+            assert anchor in {hooks.anchor(heading) for heading in headings}, f"{path}#{anchor}"
+
+
 def test_make_has_the_targets_that_pages_name():
     targets = set(re.findall(r"^([\w./-]+):(?!=)", (ROOT / "Makefile").read_text(), re.M))
     for page in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "docs/index.md"):
