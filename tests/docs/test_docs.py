@@ -219,11 +219,13 @@ def test_diff_of_changed_scripts(monkeypatch):
     """A line that is changed in a declared definition is in the diff; one in an undeclared definition is not. What is
     left out is shown as removed."""
     changed = dict(hooks.scripts())
-    changed["sr_sac"] = changed["sr_sac"].replace("step = state.step + 1", "step = state.step + 2")
+    changed["sr_sac"] = changed["sr_sac"].replace(
+        "due = num_resets_until(args, step) + 1", "due = num_resets_until(args, step) + 2"
+    )
     changed["sr_sac"] = changed["sr_sac"].replace("return jnp.tanh(pre_tanh)", "return jnp.sin(pre_tanh)")
     monkeypatch.setattr(hooks, "scripts", lambda: changed)
     shown = re.sub("<.*?>", "", hooks.diff_html("sr_sac"))
-    assert "step = state.step + 2" in shown and "jnp.sin" not in shown
+    assert "due = num_resets_until(args, step) + 2" in shown and "jnp.sin" not in shown
     changed["sr_sac"] = changed["sr_sac"].replace("sac.py; differs:", "sac.py; without: sample_action; differs:")
     shown = hooks.diff_html("sr_sac")
     assert "<code>sample_action</code> of sac.py, not here" in shown
