@@ -3,6 +3,7 @@
 import re
 import shlex
 
+import tyro
 from common import ROOT, SCRIPTS, load
 from site_hooks import hooks
 
@@ -31,7 +32,7 @@ def test_its_first_command_is_a_short_run_of_dqn():
     python, script, *words = shlex.split(command)
     assert (python, script) == (".venv/bin/python", "algos/dqn.py")
     dqn = load("dqn")
-    args = __import__("tyro").cli(dqn.Args, args=words)
+    args = tyro.cli(dqn.Args, args=words)
     dqn.check(args)
     assert args.total_timesteps * args.replay_ratio <= 5_000 and args.total_timesteps // args.eval_interval >= 2
     assert shlex.join(words) in (ROOT / "docs/index.md").read_text()
