@@ -4,8 +4,9 @@ import os
 import sys
 import time
 
-from benchmark import report, sweep
+from benchmark import sweep
 from benchmark.jobs import ROOT
+from benchmark.report.__main__ import Args, main as write_report
 
 OUT = "runs/demo_report"
 BEFORE = """\
@@ -34,7 +35,7 @@ def main():
     code = sweep.run(sweep.Args(suite="demo", results_dir=OUT, seeds=2))
     if code:
         sys.exit(code)
-    report.main(report.Args(suite="demo", results_dir=OUT, docs_dir=OUT))
+    write_report(Args(suite="demo", results_dir=OUT, docs_dir=OUT))
     python, prefix = (os.path.relpath(path) for path in (sys.executable, sys.prefix))
     print(AFTER.format(minutes=(time.time() - start) / 60, out=OUT, python=python, prefix=prefix))
 

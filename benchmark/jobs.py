@@ -1,8 +1,8 @@
 """Jobs of a sweep: one script command each, where its run lies, how far it is, and how to run it to its end.
 
 A job is known by its run folders alone, so any process on any machine that sees them can tell what is done and go on.
-`Running` is one attempt as a child process; `Task` is what a worker of a cluster does. A job's lock is inherited by
-the script's process: it is free only when that process is gone, whoever started it and however the starter ended.
+`Running` is one attempt as a child process; `ClusterJob` is what a worker of a cluster does. A job's lock is inherited
+by the script's process: it is free only when that process is gone, whoever started it and however the starter ended.
 """
 
 import contextlib
@@ -80,15 +80,15 @@ class Job:
 
 
 def parse_flags(words):
-    """Script flags as typed -> {name: value}; the value of a switch is None."""
+    """Script flags as typed -> {name: value}; the value of a switch is True."""
     flags, name = {}, None
     for word in words:
         if word.startswith("--"):
             name, _, value = word[2:].partition("=")
             name = name.replace("_", "-")
-            flags[name] = value or None
+            flags[name] = value or True
         else:
-            require(name is not None and flags[name] is None, f"{word!r} is no flag of a script; write --name value")
+            require(name is not None and flags[name] is True, f"{word!r} is no flag of a script; write --name value")
             flags[name] = word
     return flags
 
@@ -105,11 +105,12 @@ def provenance_of(session):
 
 
 def whole_number(name, value):
+    typed = "nothing" if value is True else value
     try:
-        number = int(value)
-    except (TypeError, ValueError):
+        number = int(typed)
+    except ValueError:
         number = 0
-    require(number > 0, f"--{name} must be a whole number above 0, not {'nothing' if value is None else value}")
+    require(number > 0, f"--{name} must be a whole number above 0, not {typed}")
     return number
 
 
@@ -135,7 +136,7 @@ def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, ext
                     own |= {"num-seeds": len(numbers)} if len(numbers) > 1 else {}
                     words = [f"algos/{script}.py"]
                     for name, value in (own | flags | {"runs-dir": runs_dir}).items():
-                        words += [f"--{name}"] if value is None else [f"--{name}", str(value)]
+                        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
                     stem = f"{env_id}__{flags.get('exp-name') or algo}__rr{ratio:g}__"
                     folders = tuple(str(Path(ROOT, runs_dir, folder_name(f"{stem}{seed}"))) for seed in numbers)
                     name = folder_name(stem + (f"{first}-{numbers[-1]}" if len(numbers) > 1 else f"{first}"))
@@ -224,7 +225,8 @@ class Running:
     """One attempt at a job: its script as a child process that saves and ends if this process dies."""
 
     def __init__(self, job, lock, cores=(), environment=(), timeout=0.0):
-        self.job, self.lock, self.timeout, self.told, self.why = job, lock, timeout, None, ""
+        self.job, self.lock, self.timeout = job, lock, timeout
+        self.stop_requested_at, self.stop_reason = None, ""
         self.begin = self.busy = time.time()
         self.computed = 0.0
         with open(ROOT / job.log, "a") as log:
@@ -266,11 +268,11 @@ class Running:
                 continue
         return max(times)
 
-    def stop(self, why=""):
+    def stop(self, reason=""):
         """Tells the script to save and end. A second signal would end it unsaved, so it is told once."""
-        self.why = self.why or why
-        if self.told is None:
-            self.told = time.time()
+        self.stop_reason = self.stop_reason or reason
+        if self.stop_requested_at is None:
+            self.stop_requested_at = time.time()
             self.process.terminate()
 
     def kill(self):
@@ -280,14 +282,14 @@ class Running:
         """None while the script runs; then its outcome, recorded: {"status": "done" | "failed" | "stopped", "why"}."""
         code = self.process.poll()
         if code is None:
-            if self.timeout and self.told is None and time.time() - self.last_sign() > self.timeout:
+            if self.timeout and self.stop_requested_at is None and time.time() - self.last_sign() > self.timeout:
                 self.stop(f"no sign of life for {self.timeout:g} s")
-            if self.told and self.why and time.time() - self.told > GRACE_S:
+            if self.stop_requested_at and self.stop_reason and time.time() - self.stop_requested_at > GRACE_S:
                 self.kill()
             return None
         done = is_done(self.job)
-        why = self.why or (f"signal {-code}" if code < 0 else f"exit code {code}")
-        status = "done" if done else "stopped" if self.told and not self.why else "failed"
+        why = self.stop_reason or (f"signal {-code}" if code < 0 else f"exit code {code}")
+        status = "done" if done else "stopped" if self.stop_requested_at and not self.stop_reason else "failed"
         found = {"status": status} | ({"why": why} if status == "failed" else {})
         record(self.job, **found, wall_s=round(time.time() - self.begin, 1))
         self.lock.close()
@@ -295,7 +297,7 @@ class Running:
 
 
 @dataclass
-class Task:
+class ClusterJob:
     """What a worker of a cluster does: a job to its end, with a second attempt after a failure.
 
     Called, it returns the last attempt's outcome. It may be called again anywhere after any death: it goes on.
@@ -348,4 +350,4 @@ class Task:
 
         if self.running:
             self.finish()
-        return DelayedSubmission(Task(self.job, self.environment, self.timeout, self.patience))
+        return DelayedSubmission(ClusterJob(self.job, self.environment, self.timeout, self.patience))

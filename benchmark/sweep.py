@@ -46,7 +46,7 @@ from benchmark.suites import SUITES
 @dataclass(frozen=True)
 class Args:
     suite: str
-    """name of the suite, in benchmark/suites.py"""
+    """name of the suite, in benchmark/suites/"""
     algos: tuple[str, ...] = ()
     """scripts of algos/, or variants that the suite names; the suite's own choice if none are given"""
     tasks: tuple[str, ...] = ()
@@ -254,7 +254,7 @@ def run_local(jobs, args, signals, display):
     return found
 
 
-def plain(args, extra):
+def make_jobs(args, extra):
     """Checks what was typed and expands it -> jobs. Ends with one line if something is wrong."""
     require(args.suite in SUITES, f"there is no suite {args.suite!r}; there are {', '.join(SUITES)}")
     there = sorted([path.stem for path in (ROOT / "algos").glob("*.py")] + [*SUITES[args.suite].variants])
@@ -286,7 +286,7 @@ def at_a_time(args):
 
 def run(args, extra=()):
     """Runs a sweep to its end -> exit code."""
-    jobs = plain(args, extra)
+    jobs = make_jobs(args, extra)
     if args.dry_run:
         print(*(job.command for job in jobs), sep="\n")
         return 0

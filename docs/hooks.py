@@ -23,6 +23,11 @@ from statistics import fmean, stdev
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
+sys.path.insert(0, str(ROOT))  # these need the standard library alone
+from benchmark.jobs import provenance_of  # noqa: E402
+from benchmark.report.runs import read_curves, window_scores  # noqa: E402
+from benchmark.suites import SUITES  # noqa: E402
+
 CONTEXT = 3  # unchanged lines around a change, in a diff
 
 
@@ -43,11 +48,6 @@ def load(path):
 def copies():
     """tools/copies.py, which owns the rules of declared children."""
     return load(ROOT / "tools" / "copies.py")
-
-
-@cache
-def suites():
-    return load(ROOT / "benchmark" / "suites.py").SUITES
 
 
 @cache
@@ -359,25 +359,12 @@ def page(uri):
 
 def committed(suite):
     """What benchmark.collect wrote -> {(algo, ratio, env): {seed: {step: return}}}, {run's folder: its record}."""
-    folder, curves = ROOT / "benchmark" / "results" / suite, defaultdict(lambda: defaultdict(dict))
-    plan = suites()[suite]
+    folder = ROOT / "benchmark" / "results" / suite
     if not (folder / "curves.csv").exists():
         return {}, {}
-    with open(folder / "curves.csv") as file:
-        for row in csv.DictReader(file):
-            if row["metric"] in plan.parts:
-                key = row["algo"], float(row["replay_ratio"]), row["env"]
-                logged = curves[key][int(row["seed"])].setdefault(row["metric"], {})
-                logged[int(row["step"])] = float(row["value"])
-    scored = {key: {seed: plan.scored(own) for seed, own in seeds.items()} for key, seeds in curves.items()}
-    return scored, json.loads((folder / "run.json").read_text())
-
-
-def scores(curves, window):
-    """{seed: {step: return}} -> {seed: its mean return over the window}, of those that have all their evaluations."""
-    steps = sorted({step for own in curves.values() for step in own if window[0] <= step <= window[1]})
-    whole = {seed: own for seed, own in curves.items() if steps and all(step in own for step in steps)}
-    return {seed: fmean(own[step] for step in steps) for seed, own in whole.items()}
+    curves = read_curves(folder / "curves.csv", suite)
+    by_task = {(*config, env): seeds for config, envs in curves.items() for env, seeds in envs.items()}
+    return by_task, json.loads((folder / "run.json").read_text())
 
 
 @cache
@@ -395,8 +382,7 @@ def provenance(runs):
     commits, machines, versions = {}, {}, {}
     for run in runs:
         for start in run["starts"]:
-            # Older runs have `layout` for it; the oldest have versions, and all else beside them.
-            made = start.get("provenance") or start.get("layout") or start | start.get("versions", {})
+            made = start | provenance_of(start)
             commit = start["commit"]
             date = commit_date(commit)
             commits[
@@ -463,7 +449,7 @@ def results_table(name):
     if name not in scripts():
         raise DocsError(f"there is no algos/{name}.py")
     rows, resetting = [], False
-    for suite in suites():
+    for suite, plan in SUITES.items():
         curves, runs = committed(suite)
         compared, link, points = verdicts(suite), f"[{suite}](../results/{suite}/index.md)", []
         for (algo, ratio, env), seeds in sorted(curves.items(), key=lambda item: (item[0][2], item[0][1], item[0][0])):
@@ -473,7 +459,7 @@ def results_table(name):
                     raise DocsError(f"benchmark/results/{suite}/run.json lacks {folder}, which curves.csv has")
             if script_of(runs[folders[0]]) != name:
                 continue
-            whole = scores(seeds, suites()[suite].statistic)
+            whole = window_scores(seeds, plan.statistic)
             if not whole:
                 continue
             values = [*whole.values()]
@@ -503,7 +489,7 @@ def results_table(name):
 def compared_table(_=None):
     """How many comparisons of a task at a ratio there are in each suite, by verdict, and that of all tasks together."""
     rows = ["| script | suite | tasks compared | of them | all tasks together |", "|---|---|---|---|---|"]
-    for suite in suites():
+    for suite in SUITES:
         found = defaultdict(list)
         for (algo, ratio, env), row in verdicts(suite).items():
             found[(algo, ratio)].append((env, row["verdict"]))
@@ -531,7 +517,7 @@ def raw_files(folder):
 
 def suites_table(_=None):
     rows = ["| suite | what | tasks | steps | statistic of a run | results |", "|---|---|---|---|---|---|"]
-    for name, suite in suites().items():
+    for name, suite in SUITES.items():
         shown = f"[yes](results/{name}/index.md)" if has_results(name) else "none yet"
         steps = f"{suite.flags['total-timesteps']:,}"
         rows.append(f"| `{name}` | {cell(suite.about)} | {len(suite.scores)} | {steps} | {suite.score} | {shown} |")
@@ -544,7 +530,7 @@ def has_results(suite):
 
 def teaser(suite):
     """The figure of score against replay ratio, once there is one."""
-    if suite not in suites():
+    if suite not in SUITES:
         raise DocsError(f"there is no suite {suite}")
     if not (DOCS / "results" / suite / "ratio.png").exists():
         return (
@@ -555,14 +541,14 @@ def teaser(suite):
     points = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
     return (
         f"![Score against replay ratio, with and without resets](results/{suite}/ratio.png)\n\n"
-        f"Score against replay ratio, {points} a task and ratio: {suites()[suite].about}. How it was made, what is "
+        f"Score against replay ratio, {points} a task and ratio: {SUITES[suite].about}. How it was made, what is "
         f"missing and what it is compared with: [{suite}](results/{suite}/index.md)."
     )
 
 
 def suite_flags(suite):
     """All flags that a suite gives, in words: of all runs, of a script, of a script on a task, of a variant."""
-    typed = lambda flags: f"`{' '.join(f'--{k}' if v is None else f'--{k} {v}' for k, v in flags.items())}`"
+    typed = lambda flags: f"`{' '.join(f'--{k}' if v is True else f'--{k} {v}' for k, v in flags.items())}`"
     told = [typed(suite.flags)]
     told += [f"for `{algo}` also {typed(more)}" for algo, more in suite.algo_flags.items() if more]
     for algo, tasks in suite.task_flags.items():
@@ -579,8 +565,8 @@ def sweeps(name):
         made[run["args"]["exp_name"]].append(run["args"])
     for algo, own in sorted(made.items()):
         ratios = " ".join(f"{ratio:g}" for ratio in sorted({args["replay_ratio"] for args in own}))
-        tasks = [task for task in suites()[name].scores if task in {args["env_id"] for args in own}]
-        only = f"--tasks {' '.join(tasks)} " if len(tasks) < len(suites()[name].scores) else ""
+        tasks = [task for task in SUITES[name].scores if task in {args["env_id"] for args in own}]
+        only = f"--tasks {' '.join(tasks)} " if len(tasks) < len(SUITES[name].scores) else ""
         grids[f"{only}--replay-ratios {ratios} --seeds {max(args['seed'] for args in own)}"].append(algo)
     for grid, algos in grids.items():
         yield f"python -m benchmark.sweep --suite {name} --algos {' '.join(algos)} {grid}"
@@ -588,7 +574,7 @@ def sweeps(name):
 
 def suite_page(name):
     """The page of one suite: what it is, how it is run, the report if there is one, the raw data."""
-    suite = suites()[name]
+    suite = SUITES[name]
     lines = [f"# {name}\n"]
     report = DOCS / "results" / name / "report.md"
     if report.exists():
@@ -675,7 +661,7 @@ def render(markdown):
 
 def generated():
     """Files of the site that are not in docs/: site path -> text of a page, or path of a file to copy."""
-    found = {f"results/{name}/index.md": suite_page(name) for name in suites() if has_results(name)}
+    found = {f"results/{name}/index.md": suite_page(name) for name in SUITES if has_results(name)}
     for path in sorted((ROOT / "benchmark" / "results").glob("*/*")):
         if path.is_file():
             found[f"results/{path.parent.name}/{path.name}"] = path
@@ -689,7 +675,7 @@ def on_config(config):
     """Suites with results go into the navigation."""
     for entry in config.nav:
         if "Results" in entry:
-            entry["Results"] += [{name: f"results/{name}/index.md"} for name in suites() if has_results(name)]
+            entry["Results"] += [{name: f"results/{name}/index.md"} for name in SUITES if has_results(name)]
     return config
 
 

@@ -55,7 +55,7 @@ def test_its_table_has_all_scripts_and_says_how_far_each_was_compared():
 def compared(script):
     """The comparisons of a script's own runs that decide something: (suite, ratio, task, verdict)."""
     found = []
-    for suite in hooks.suites():
+    for suite in hooks.SUITES:
         for (algo, ratio, env), row in hooks.verdicts(suite).items():
             if algo == script:
                 found.append((suite, ratio, env, row["verdict"]))

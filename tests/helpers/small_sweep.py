@@ -13,7 +13,8 @@ paths = [*sys.path[:2], os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # the jobs too find toy_envs.py
 
 from benchmark import jobs, sweep  # noqa: E402
-from benchmark.suites import SUITES, Suite  # noqa: E402
+from benchmark.suites import SUITES  # noqa: E402
+from benchmark.suites.suite import Suite  # noqa: E402
 
 FLAGS = {
     "total-timesteps": 400,
@@ -35,7 +36,13 @@ def add_suites():
         "one": ("toy_envs:Count-v0",),
         "bad": ("toy_envs:Count-v0", "toy_envs:Crash-v0", "toy_envs:Stuck-v0"),
     }.items():
-        SUITES[name] = Suite("for tests", dict.fromkeys(tasks, (0.0, 1000.0)), FLAGS, (100, 400), RESETS)
+        SUITES[name] = Suite(
+            about="for tests",
+            scores=dict.fromkeys(tasks, (0.0, 1000.0)),
+            flags=FLAGS,
+            statistic=(100, 400),
+            algo_flags=RESETS,
+        )
 
 
 if __name__ == "__main__":
