@@ -12,8 +12,8 @@ OUT = "runs/demo_report"
 BEFORE = """\
 SAC learns to swing up and balance a pole (CartpoleSwingup, at most 1,000 points) with 1, 4 and 16 gradient updates
 after every step: 6,000 steps each, two seeds, small networks. SR-SAC, at ratio 16, forgets all that it has learned
-after 3,000 steps, except for its replay, and learns it again. This takes about four minutes on two cores ({cores} here). The
-sweep is
+after 3,000 steps, except for its replay, and learns it again. This takes about four minutes on two cores ({cores}
+here). The sweep is
 
     python -m benchmark.sweep --suite demo --seeds 2
 
