@@ -14,8 +14,8 @@ import tyro
 
 from benchmark.jobs import require
 from benchmark.report.comparison import prepare
-from benchmark.report.figures import draw_curves, draw_iqm, draw_profiles, draw_ratio, drawn_ratios
-from benchmark.report.page import comparison_cells, page, several_ratios, write_tables
+from benchmark.report.figures import draw_budgets, draw_curves, draw_iqm, draw_profiles, draw_ratio, drawn_ratios
+from benchmark.report.page import comparison_cells, gate_line, page, several_ratios, write_tables
 from benchmark.report.statistics import aggregate
 
 
@@ -49,6 +49,7 @@ def draw(results, aggregates, folder):
         (folder / "ratio.png").unlink(missing_ok=True)
     if aggregates:
         draw_iqm(results, folder / "iqm.png")
+        draw_budgets(results, folder / "budgets.png")
         draw_profiles(results, folder / "profiles.png")
 
 
@@ -60,6 +61,7 @@ def main(args: Args):
     write_tables(results, aggregates, tables)
     draw(results, aggregates, docs)
     (docs / "report.md").write_text(page(args, results, aggregates))
+    print(f"gate: {gate_line(results)}")
     for row in results.comparisons:
         task, algo, ratio, ours, theirs, difference, verdict = comparison_cells(row, results.look)
         print(f"{task}, {algo}, ratio {ratio}: {ours}, published {theirs}, difference {difference}: {verdict}")

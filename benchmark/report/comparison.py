@@ -48,6 +48,20 @@ class Comparison(NamedTuple):
     verdict: str
 
 
+INSIDE = {"agrees": "inside", "higher": "outside", "lower": "outside", "too few seeds to say": "too few seeds"}
+NOTHING = "nothing published"
+
+
+class Gate(NamedTuple):
+    """Whether a baseline, an agent of which something is published, does on a task what is published of it."""
+
+    config: tuple
+    env: str
+    ours: Summary
+    compared: Comparison | None
+    verdict: str
+
+
 @dataclass(frozen=True)
 class Results:
     """What tables, figures and page are made from. A config is (algo, replay_ratio)."""
@@ -80,6 +94,8 @@ class Results:
     allowed: dict
     """{config: the published configs it may be compared with, the preferred first}"""
     comparisons: list
+    gate: list
+    """of all configs with a score, task by task"""
     published: list
     """rows of benchmark/published/"""
     remarks: list
@@ -87,6 +103,22 @@ class Results:
 
     def estimate(self, scores, function):
         return bootstrap(scores, function, self.reps, self.seed)
+
+    def run(self, config, env, seed):
+        """What made a run, from run.json; None if it does not say."""
+        named = [
+            run for run in self.runs.get(config, ()) if (run["args"]["env_id"], run["args"]["seed"]) == (env, seed)
+        ]
+        return named[0] if named else None
+
+    @property
+    def outside(self):
+        """{config: tasks}, of the baselines that are outside of what is published"""
+        found = {}
+        for row in self.gate:
+            if row.verdict == "outside":
+                found.setdefault(row.config, []).append(row.env)
+        return found
 
 
 # Comparisons
@@ -147,6 +179,22 @@ def compare(whole, suite, theirs, allowed):
         if len(rows) > 1 and not any(row.theirs.reading for row in rows):
             found.append(compare_tasks(config, rows, suite))
     return found
+
+
+def in_order(envs, suite):
+    return {env: envs[env] for env in suite.scores if env in envs}
+
+
+def gate_of(config, envs, comparisons):
+    """The gate of one config, {env: {seed: score}}: its comparisons, and the tasks for which nothing is published."""
+    compared = {row.env: row for row in comparisons if row.config == config}
+    together = [env for env in compared if env.startswith(ALL)]
+    for env in [*envs, *together]:
+        row = compared.get(env)
+        if row:
+            yield Gate(config, env, row.ours, row, INSIDE[row.verdict])
+        else:
+            yield Gate(config, env, summarize([*envs[env].values()]), None, NOTHING)
 
 
 # Everything
@@ -254,6 +302,7 @@ def prepare(args):
     allowed = allowed_comparisons(args, suite, runs, curves, schedules, available)
     comparisons = compare(whole, suite, theirs, allowed)
     remarks += [*other_physics(curves), *left_out]
+    gate = [row for config, envs in scores.items() for row in gate_of(config, in_order(envs, suite), comparisons)]
     remarks += not_compared(whole, suite, theirs, allowed, comparisons, look.config)
     return Results(
         name=args.suite,
@@ -272,6 +321,7 @@ def prepare(args):
         reference=reference,
         allowed=allowed,
         comparisons=comparisons,
+        gate=gate,
         published=published,
         remarks=remarks,
     )

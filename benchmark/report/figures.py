@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmark.report.labels import GREY, MARKERS
 from benchmark.report.published import SAME_BUT_RESETS, published_iqms, read_points
-from benchmark.report.runs import complete
+from benchmark.report.runs import complete, updates_made, wall_times
 from benchmark.report.statistics import iqm, profile, score_matrix
 from benchmark.suites.suite import EVALUATION
 
@@ -23,6 +23,7 @@ AXIS = {
     "charts/mean_return": "training return, mean so far",
 }
 MARKED = 8  # up to so many resets are marked in the curves
+APART = 5  # ends of lines that lie so many times apart are drawn on a logarithmic axis
 FEW = 3  # up to so many seeds each is drawn as a thin line, beside their mean
 SHADES = ("#777777", "#aaaaaa")  # of published curves
 
@@ -84,9 +85,18 @@ def over_tasks(results):
     return f"{len(results.tasks)} task{'s' * (len(results.tasks) > 1)}"
 
 
+def mark(results, config):
+    """What is appended to the name of a baseline that is outside of what is published."""
+    return " †" if config in results.outside else ""
+
+
 def thousands(step, _=None):
     """Ticks of an axis of steps: 0, 50k, 1.5M."""
     return f"{step / 1e6:g}M" if abs(step) >= 1e6 else f"{step / 1e3:g}k" if step else "0"
+
+
+def plain(x, _=None):
+    return f"{x:g}"
 
 
 def axis_of_steps(axis):
@@ -252,10 +262,15 @@ def draw_curves(results, ratio, path):
 # Aggregates over steps
 
 
+def iqm_steps(results, config):
+    """The steps that all runs of a config have."""
+    return shared_steps([curve for env in results.tasks for curve in results.whole[config][env].values()])
+
+
 def iqm_band(results, config):
     """The steps that all runs of a config have, IQM of normalized score, low, high, and the number of runs a task."""
     own = {env: results.whole[config][env] for env in results.tasks}
-    steps = shared_steps([curve for seeds in own.values() for curve in seeds.values()])
+    steps = iqm_steps(results, config)
     curves = {}
     for env, seeds in own.items():
         random, best = results.suite.scores[env]
@@ -266,16 +281,21 @@ def iqm_band(results, config):
     return steps, *results.estimate(matrix, iqm), len(matrix)
 
 
+def ratio_colors(results):
+    """{ratio: color}, of the ratios in the aggregates"""
+    ratios = sorted({config[1] for config in results.matrices})
+    return dict(zip(ratios, plt.get_cmap("viridis")(np.linspace(0, 0.78, len(ratios))), strict=True))
+
+
 def draw_iqm(results, path):
     """IQM of normalized score over steps: a panel per algorithm, a line per ratio."""
     algos = sorted({config[0] for config in results.matrices})
-    ratios = sorted({config[1] for config in results.matrices})
-    colors = plt.get_cmap("viridis")(np.linspace(0, 0.78, len(ratios)))
+    colors = ratio_colors(results)
     published, _ = published_iqms(results.published, results.name, results.suite)
     canvas, low, high = Canvas(len(algos)), 0, 0
     for axis, algo in zip(canvas.axes, algos, strict=True):
-        for k, ratio in enumerate(ratios):
-            style = {"color": colors[k], "marker": MARKERS[k % 7], "markersize": 4}
+        for k, (ratio, color) in enumerate(colors.items()):
+            style = {"color": color, "marker": MARKERS[k % 7], "markersize": 4}
             if (algo, ratio) in published:
                 axis.plot(*published[algo, ratio], linestyle=":", linewidth=1, **style | {"mfc": "none"})
                 canvas.legend("published", color=GREY, linestyle=":", linewidth=1)
@@ -291,6 +311,87 @@ def draw_iqm(results, path):
     for axis in canvas.axes:
         axis.set_ylim(low, high)
     canvas.save(path, "environment steps", f"IQM of normalized score\n({over_tasks(results)})")
+
+
+# Score against steps, updates and time
+
+
+def updates_axis(results, config, steps):
+    """Gradient updates at these steps, by the arguments of a config's runs; None if they are not known."""
+    made = results.runs.get(config)
+    return [updates_made(made[0]["args"], step) for step in steps] if made else None
+
+
+def minutes_axis(results, config, steps):
+    """Minutes that the runs of a config had taken at these steps, the median over them; None if they are not known."""
+    runs = [results.run(config, env, seed) for env in results.tasks for seed in results.whole[config][env]]
+    times = [wall_times(run["starts"], steps) if run else None for run in runs]
+    return None if None in times else np.median(times, axis=0) / 60
+
+
+def has_minutes(results):
+    """Whether wall times are known of any config in the aggregates."""
+    axes = (minutes_axis(results, config, iqm_steps(results, config)) for config in results.matrices)
+    return any(axis is not None for axis in axes)
+
+
+BUDGETS = {
+    "environment steps": lambda results, config, steps: steps,
+    "gradient updates": updates_axis,
+    "wall time, minutes": minutes_axis,
+}
+
+
+def log_start(name, lines, several_ratios):
+    """Where a logarithmic axis starts; None for a linear one. It is logarithmic where the lines' ends lie apart, and
+    leaves out the first few updates, which would take half of it."""
+    ends = [x[-1] for x in lines.values()]
+    if name == "environment steps" or not (several_ratios or max(ends) > APART * min(ends)):
+        return None
+    return max(ends) / 2000
+
+
+def axis_of_budget(axis, name, start):
+    axis.set_xlabel(name, fontsize=9)
+    if start is None:
+        axis.set_xlim(left=0)
+    else:
+        axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(plain if name == "wall time, minutes" else thousands)
+
+
+def budgets_of(results):
+    """{axis: {config: where each of its steps lies on it}}, of what is known, and {config: its band}"""
+    bands = {config: iqm_band(results, config) for config in results.matrices}
+    found = {}
+    for name, budget in BUDGETS.items():
+        lines = {config: budget(results, config, steps) for config, (steps, *_) in bands.items()}
+        lines = {config: np.array(x, float) for config, x in lines.items() if x is not None}
+        if lines:
+            found[name] = lines
+    return found, bands
+
+
+def draw_budgets(results, path):
+    """IQM of normalized score, a line per algorithm and ratio: against steps, against updates, against wall time.
+    Colors are those of the ratios, as in draw_iqm, where there are several."""
+    colors = ratio_colors(results)
+    budgets, bands = budgets_of(results)
+    canvas = Canvas(len(budgets))
+    for axis, (name, lines) in zip(canvas.axes, budgets.items(), strict=True):
+        start = log_start(name, lines, len(colors) > 1)
+        for config, x in lines.items():
+            _, *band, seeds = bands[config]
+            shown = x >= (start or 0)
+            style = results.look.styles[config[0]] | {"markersize": 4}
+            if len(colors) > 1:
+                style["color"] = colors[config[1]]
+            band = [values[shown] for values in band]
+            draw_band(axis, x[shown], *band, alpha=0.12, markevery=max(1, shown.sum() // 6), **style)
+            canvas.legend(f"{results.look.config(config)}{mark(results, config)}", seeds, **style)
+        axis_of_budget(axis, name, start)
+        canvas.finish(axis, "")
+    canvas.save(path, "", f"IQM of normalized score\n({over_tasks(results)})")
 
 
 # Score against replay ratio

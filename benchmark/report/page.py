@@ -10,11 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.markdown import markdown_table
-from benchmark.report.comparison import ALL
-from benchmark.report.figures import FEW, MARKED, drawn_ratios, final_only
+from benchmark.report.comparison import ALL, INSIDE, NOTHING
+from benchmark.report.figures import FEW, MARKED, drawn_ratios, final_only, has_minutes, mark
 from benchmark.report.published import READ
 from benchmark.report.runs import script_of
-from benchmark.report.statistics import STATISTICS, summarize
+from benchmark.report.statistics import STATISTICS, mean_interval, summarize
+
+VERDICTS = [*dict.fromkeys(INSIDE.values()), NOTHING]
+MINUTES = (
+    "Minutes: at each step the median over the runs of the wall time until then, evaluations included; within a "
+    "session it is taken to grow evenly with the steps, and the seeds of one program share it. Machines differ and "
+    "runs shared cores with other work (see How the runs were made): this says what these runs took, not how fast a "
+    "script is."
+)
+NO_MINUTES = "Wall time is not drawn: run.json does not tell it of all runs of any agent."
 
 
 def number(x, digits):
@@ -32,6 +41,15 @@ def spread(summary, digits):
     """135 ± 16 (3): mean, standard deviation, seeds."""
     deviation = f" ± {number(summary.std, digits)}" if math.isfinite(summary.std) else ""
     return f"{number(summary.mean, digits)}{deviation} ({summary.seeds})"
+
+
+def seeds(summary):
+    return f"{summary.seeds} seed{'s' * (summary.seeds != 1)}" if summary.seeds else "seeds not told"
+
+
+def named(config, look):
+    """A config as two cells."""
+    return look.name(config[0]), f"{config[1]:g}"
 
 
 def write_csv(path, header, rows):
@@ -83,20 +101,83 @@ def write_tables(results, aggregates, folder):
     write_comparison(results, folder / "comparison.csv")
 
 
+def published_names(row, look):
+    return " and ".join(look.name(algo) for algo in row.reference.split())
+
+
 def comparison_cells(row, look):
     """A comparison as cells of the page's table."""
     together = row.env.startswith(ALL)
     digits = 3 if together else 1 if row.theirs.reading else 0
     task = f"{row.env}, normalized" if together else row.env
-    others = " and ".join(look.name(algo) for algo in row.reference.split())
-    cells = [task, look.name(row.config[0]), f"{row.config[1]:g}", spread(row.ours, digits)]
+    cells = [task, *named(row.config, look), spread(row.ours, digits)]
     difference = interval(row.difference, row.low, row.high, digits + 1 if digits else 0, "+")  # may be near 0
     read = f"{row.theirs.mean:g}, read within {row.theirs.reading:.1f}"
     theirs = read if row.theirs.reading else spread(row.theirs, digits)
     if row.theirs.middle95:
         low, high = (number(x, digits) for x in row.theirs.middle95)
         theirs += f", 95 % of them {low} to {high}"
-    return [*cells, f"{others}: {theirs}", difference, row.verdict]
+    return [*cells, f"{published_names(row, look)}: {theirs}", difference, row.verdict]
+
+
+def gate_cells(row, look):
+    """A row of the gate as cells of the page's table."""
+    together, compared = row.env.startswith(ALL), row.compared
+    digits = 3 if together else 1 if compared and compared.theirs.reading else 0
+    task = f"{row.env}, normalized" if together else row.env
+    ours = f"{interval(row.ours.mean, *mean_interval(row.ours), digits)}, {seeds(row.ours)}"
+    if not compared:
+        return [task, *named(row.config, look), ours, "", row.verdict]
+    theirs = f"{published_names(compared, look)}: "
+    theirs += interval(compared.theirs.mean, *mean_interval(compared.theirs), digits)
+    theirs += ", read off a figure" if compared.theirs.reading else f", {seeds(compared.theirs)}"
+    verdict = f"outside: {compared.verdict}" if row.verdict == "outside" else row.verdict
+    return [task, *named(row.config, look), ours, theirs, verdict]
+
+
+def baselines(results):
+    """The configs of which something is published."""
+    return list(dict.fromkeys(row.config for row in results.gate if row.compared))
+
+
+def gate_line(results):
+    """The gate in one sentence or two."""
+    configs = baselines(results)
+    if not configs:
+        none = "nothing is published of these agents on these tasks, at their ratios and with their resets"
+        return f"{none}. What follows compares our own runs alone."
+    verdicts = [row.verdict for row in results.gate if row.config in configs]
+    told = ", ".join(f"{verdicts.count(word)} {word}" for word in VERDICTS if word in verdicts)
+    line = f"baselines against what is published of them, each task and all together: {told}."
+    outside = [f"{results.look.config(config)}, on {', '.join(envs)}" for config, envs in results.outside.items()]
+    return f"{line} Outside, and marked † below: {'; '.join(outside)}." if outside else line
+
+
+def gate_section(results):
+    yield "## Gate: are the baselines what is published?"
+    configs, look = baselines(results), results.look
+    if configs:
+        yield (
+            "*inside*: the 95 % interval of the difference from the published mean contains zero. *outside*: it does "
+            "not. *too few seeds*: it contains zero, but is too wide to tell, or there is none. The differences are "
+            "given below, under Against published runs. Means have Student's 95 % interval over seeds; what was read "
+            "off a figure has the error of the reading. Of twenty comparisons of equal agents one is expected to come "
+            "out as outside."
+        )
+        header = ["task", "baseline", "ratio", "ours: mean (95 %)", "published: mean (95 %)", "verdict"]
+        yield markdown_table(header, [gate_cells(row, look) for row in results.gate if row.config in configs])
+    others = [config for config in results.scores if results.scores[config] and config not in configs]
+    if others:
+        yield f"Nothing is published, at the same ratio and resets, of: {'; '.join(map(look.config, others))}."
+
+
+def footnote(results):
+    """What a mark in a ranking means; nothing where none is marked."""
+    if results.outside:
+        yield (
+            "† This baseline's runs are outside of what is published of it (see the gate): a ranking against it need "
+            "not hold against the published agent."
+        )
 
 
 def several_ratios(aggregates):
@@ -115,11 +196,13 @@ def aggregate_section(results, aggregates):
         yield f"Bars are intervals over seeds.{hollow if results.idle else ''}"
     yield f"Aggregates (tasks: {len(tasks)} of the suite's {len(results.suite.scores)}; {', '.join(tasks)}):"
     rows = []
-    for config, (value, low, high, seeds) in aggregates.items():
+    for config, (value, low, high, runs) in aggregates.items():
         cells = [interval(*triple, 3) for triple in zip(value, low, high, strict=True)]
         resets = len(results.schedules[config]) if config in results.schedules else "unknown"
-        rows.append([look.name(config[0]), f"{config[1]:g}", resets, seeds, *cells])
+        name = f"{look.name(config[0])}{mark(results, config)}"
+        rows.append([name, f"{config[1]:g}", resets, runs, *cells])
     yield markdown_table(["algorithm", "ratio", "resets", "seeds", *STATISTICS.values()], rows)
+    yield from footnote(results)
     yield "Per task, mean ± standard deviation of the score over seeds, in returns (seeds):"
     configs, rows = [config for config, own in results.scores.items() if own], []
     for env in results.suite.scores:
@@ -128,17 +211,16 @@ def aggregate_section(results, aggregates):
             random, best = results.suite.scores[env]
             digits = 0 if best - random >= 100 else 1
             rows.append([env, *(spread(summarize([*x.values()]), digits) if x else "" for x in own)])
-    yield markdown_table(["task", *map(look.config, configs)], rows)
+    yield markdown_table(["task", *(f"{look.config(config)}{mark(results, config)}" for config in configs)], rows)
 
 
 def comparison_section(results):
     yield "## Against published runs"
-    rows = results.comparisons
+    rows, words = results.comparisons, INSIDE
     if not rows:
         yield "No published run has the ratio, the tasks and the resets of one of ours."
         return
     singles = [row.verdict for row in rows if not row.env.startswith(ALL)]
-    words = ("agrees", "higher", "lower", "too few seeds to say")
     told = ", ".join(f"{word}: {singles.count(word)}" for word in words if word in singles)
     yield (
         "The same statistic of both, over evaluations at the same steps, at equal ratios and with resets at the same "
@@ -234,16 +316,18 @@ def command(args):
     return f"`python -m benchmark.report --suite {args.suite}{options}`{remark}"
 
 
-def introduction(args, suite):
+def introduction(args, results):
+    suite = results.suite
     yield f"# Results: {args.suite}"
     yield (
         f"{suite.about[0].upper() + suite.about[1:]}. A run's score is {suite.score}, "
-        f"normalized so that {suite.scale} (`benchmark/suites.py`). "
+        f"normalized so that {suite.scale} (`benchmark/suites/`). "
         f"Intervals are 95 %, by stratified bootstrap over seeds with {args.bootstrap_reps:,} resamples (rliable "
         "1.2.0); with five seeds or fewer they come out too narrow."
     )
     tables = Path(args.results_dir, args.suite)
     yield f"Written by {command(args)}; raw curves and tables are in `{tables}/`."
+    yield f"**Gate:** {gate_line(results)}"
 
 
 def curves_section(results):
@@ -262,13 +346,20 @@ def curves_section(results):
         yield f"![Learning curves at ratio {ratio:g}](curves_rr{ratio:g}.png)"
 
 
-def figures_section(aggregates):
-    if aggregates:
+def figures_section(results):
+    if results.matrices:
         yield "## Interquartile mean over steps"
         yield "![IQM of normalized score over steps](iqm.png)"
+        yield "## Score against steps, updates and wall time"
+        yield "![IQM of normalized score against environment steps, gradient updates and wall time](budgets.png)"
+        updates = "The same runs by environment steps and by gradient updates, which are the steps from the first "
+        updates += "update on, times the replay ratio"
+        yield f"{updates}; and by wall time. {MINUTES}" if has_minutes(results) else f"{updates}. {NO_MINUTES}"
+        yield from footnote(results)
         yield "## Performance profiles"
         yield "![Performance profiles](profiles.png)"
         yield "The share of runs, all tasks and seeds together, whose score is above a value: higher is better."
+        yield from footnote(results)
 
 
 def missing_section(results):
@@ -279,11 +370,12 @@ def missing_section(results):
 def page(args, results, aggregates):
     """The text of report.md."""
     text = [
-        *introduction(args, results.suite),
+        *introduction(args, results),
+        *gate_section(results),
         *aggregate_section(results, aggregates),
         *curves_section(results),
         *comparison_section(results),
-        *figures_section(aggregates),
+        *figures_section(results),
         *missing_section(results),
         *(provenance_section(results) if results.runs else ()),
     ]

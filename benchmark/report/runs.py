@@ -158,6 +158,27 @@ def sort_runs(curves, suite, name_of):
 # What made them
 
 
+def wall_times(starts, steps):
+    """Seconds that a run had taken when it had done each of these steps -> one per step; None if it is not known.
+
+    Within a session time is taken to grow evenly with the steps: a record of it at each step is not kept.
+    """
+    times, before = {}, 0.0
+    for start in starts:
+        if not all(name in start for name in ("wall_s", "from_step", "to_step")):
+            return None
+        first, last = start["from_step"], start["to_step"]
+        for step in [step for step in steps if first < step <= last]:
+            times[step] = before + start["wall_s"] * (step - first) / (last - first)
+        before += start["wall_s"]
+    return [times[step] for step in steps] if all(step in times for step in steps) else None
+
+
+def updates_made(args, step):
+    """Gradient updates of a run after a step, by its arguments: none before learning starts."""
+    return max(0, step - max(1, args.get("learning_starts", 1)) + 1) * args["replay_ratio"]
+
+
 def script_of(made, algo):
     """Stem of the script that made a config's runs, as far as their commands say, else the algo itself."""
     words = [word for run in made for start in run["starts"] for word in start["command"].split()]

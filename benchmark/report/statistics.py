@@ -98,6 +98,17 @@ def summarize(scores):
     return Summary(scores.mean(), scores.std(ddof=1) if len(scores) > 1 else math.nan, len(scores))
 
 
+def mean_interval(summary):
+    """The 95 % interval of a mean over seeds (Student's t), or of what was read off a figure: (low, high), nan for one
+    seed."""
+    if summary.reading:
+        return summary.mean - summary.reading, summary.mean + summary.reading
+    if summary.seeds < 2:
+        return math.nan, math.nan
+    half = float(stats.t.ppf(0.975, summary.seeds - 1)) * summary.std / math.sqrt(summary.seeds)
+    return summary.mean - half, summary.mean + half
+
+
 def welch(ours, theirs):
     """Mean over tasks of the difference of means, with Welch's 95 % interval over seeds: (difference, low, high).
 

@@ -21,12 +21,13 @@ from common import load
 from rliable import metrics
 from scipy import stats
 
+from benchmark.markdown import markdown_table
 from benchmark.report import comparison, figures, labels, published, statistics
 from benchmark.report.__main__ import Args
 from benchmark.report.__main__ import main as write_report
-from benchmark.report.runs import complete, reset_steps, window_grid
+from benchmark.report.runs import complete, reset_steps, updates_made, wall_times, window_grid
 from benchmark.report.statistics import Summary
-from benchmark.suites import SUITES
+from benchmark.suites import SUITES, joined
 from benchmark.suites.dmc import DMC15, OTHER_PHYSICS
 from benchmark.suites.suite import EVALUATION
 
@@ -243,6 +244,40 @@ def test_which_published_runs_compare():
     assert published.comparable(("dqn_mine", 1.0), "dqn", (), {("dqn", 1.0)}, 100_000, ("dqn",)) == []
 
 
+def test_intervals_of_means():
+    low, high = statistics.mean_interval(Summary(10, 2, 4))
+    half = 3.182446 * 2 / 2  # Student's t with three degrees of freedom
+    np.testing.assert_allclose([low, high], [10 - half, 10 + half], rtol=1e-6)
+    assert np.isnan(statistics.mean_interval(Summary(10, NAN, 1))).all()
+    assert statistics.mean_interval(Summary(9, NAN, 30, reading=0.3)) == (8.7, 9.3)
+
+
+def test_wall_time_by_hand():
+    """Two sessions, the second from a checkpoint before the first one's end: its steps were made twice."""
+    starts = [
+        {"from_step": 0, "to_step": 100, "wall_s": 10.0},
+        {"from_step": 80, "to_step": 200, "wall_s": 60.0},
+    ]
+    assert wall_times(starts, [10, 80, 100, 200]) == [1.0, 8.0, 10.0 + 60.0 * 20 / 120, 70.0]
+    assert wall_times(starts, [10, 201]) is None, "no session has got there"
+    killed = [{"from_step": 0}, starts[1]]
+    assert wall_times(killed, [100, 200]) is None, "how long the first one took is not known"
+
+
+def test_updates_by_hand():
+    args = {"learning_starts": 10, "replay_ratio": 4.0}
+    assert [updates_made(args, step) for step in (0, 9, 10, 11)] == [0, 0, 4, 8]
+    assert updates_made({"replay_ratio": 0.5}, 10) == 5
+
+
+def test_a_logarithmic_axis_where_ends_lie_apart():
+    lines = {1: [1, 100], 2: [1, 900]}
+    assert figures.log_start("gradient updates", lines, False) == 900 / 2000
+    assert figures.log_start("gradient updates", {1: [1, 100], 2: [1, 110]}, False) is None
+    assert figures.log_start("wall time, minutes", {1: [1, 100], 2: [1, 110]}, True) == 110 / 2000
+    assert figures.log_start("environment steps", lines, True) is None
+
+
 # From files to files
 
 
@@ -264,6 +299,7 @@ def write_results(folder, runs, name="dmc_cpu", metric=EVALUATION, made=True):
             args = {"env_id": env, "exp_name": algo, "seed": seed, "replay_ratio": ratio, "total_timesteps": 50_000}
             args |= {"reset_interval": 256_000} if algo == "sr_sac" else {}
             start = {"command": f"algos/{algo}.py --env-id {env}", "commit": "0123456789", "wall_s": 60.0}
+            start |= {"from_step": 0, "to_step": 50_000}
             start["layout" if seed % 2 else "provenance"] = {
                 "device": "cpu",
                 "cpu": "a machine",
@@ -327,8 +363,8 @@ def test_a_whole_grid(tmp_path):
     for row in tables["aggregates"]:
         assert float(row["low"]) < float(row["value"]) < float(row["high"])
         assert row["resets"] == ("3" if (row["algo"], row["replay_ratio"]) == ("sr_sac", "16") else "0")
-    figures = {"ratio", "iqm", "profiles", "curves_rr1", "curves_rr16"}
-    assert {path.stem for path in docs.glob("*.png")} == figures == {*re.findall(r"\((\w+)\.png\)", page)}
+    drawn = {"ratio", "iqm", "budgets", "profiles", "curves_rr1", "curves_rr16"}
+    assert {path.stem for path in docs.glob("*.png")} == drawn == {*re.findall(r"\((\w+)\.png\)", page)}
     for path in docs.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size < 200_000
     assert "Nothing: all runs are whole." in page
@@ -441,6 +477,81 @@ def test_comparison_with_raw_curves(tmp_path):
     assert "(agrees: 1, higher: 1, lower: 1)" in page
     reference = published.read_reference(path, ("sr_sac",), TASKS, 50_000)
     assert complete(reference["sr_sac", 8.0][TASKS[0]], (10_000, 50_000))[1].keys() == {0, 1, 2}
+
+
+@pytest.mark.usefixtures("longer")
+def test_the_gate_comes_before_the_rankings(tmp_path):
+    """A baseline that agrees, one that is higher, one with too few seeds, and agents of which nothing is published."""
+    level = {env: 300 + 100 * k for k, env in enumerate(TASKS)}
+    published_levels = {published.dm_control_name(env): [level[env], level[env] + 20] for env in TASKS[:2]}
+    path = write_reference(tmp_path / "raw.csv.gz", "sac", 8, published_levels)
+    with gzip.open(path, "at") as file:
+        for ratio, name in ((16, TASKS[0]), (4, TASKS[0])):
+            for seed, more in enumerate((0, 20)):
+                for step, value in curve(level[TASKS[0]] + more).items():
+                    file.write(f"sac,{ratio},0,{published.dm_control_name(name)},{seed},{step},{value:.1f}\n")
+    runs = {("sac", 8.0, env, seed): curve(level[env] + 20 * seed - 20) for env in TASKS for seed in (1, 2)}
+    runs |= {("sac", 16.0, TASKS[0], seed): curve(900 + 20 * seed) for seed in (1, 2)}
+    runs |= {("sac", 4.0, TASKS[0], 1): curve(level[TASKS[0]])}
+    runs |= {("sac", 2.0, env, seed): curve(level[env]) for env in TASKS for seed in (1, 2)}
+    write_results(tmp_path, runs)
+    _, text, _ = make(tmp_path, reference=str(path), reference_algos=("sac",))
+    told = "each task and all together: 3 inside, 1 outside, 1 too few seeds, 1 nothing published."
+    assert f"**Gate:** baselines against what is published of them, {told}" in text
+    assert f"Outside, and marked † below: SAC, ratio 16, on {TASKS[0]}." in text
+    section = text[text.index("## Gate") : text.index("## Score")]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
+    half = 12.7062 * 0.6 * 20 / 2  # Student's t with one degree of freedom; two seeds 12 apart over the window
+    mean = f"186 ({186 - half:.0f} to {186 + half:.0f}), 2 seeds"
+    assert rows[2:] == [
+        [TASKS[0], "SAC", "4", "180, 1 seed", f"SAC: {mean}", "too few seeds"],
+        [TASKS[0], "SAC", "8", mean, f"SAC: {mean}", "inside"],
+        [TASKS[1], "SAC", "8", rows[4][3], f"SAC: {rows[4][3]}", "inside"],
+        [TASKS[2], "SAC", "8", rows[5][3], "", "nothing published"],
+        ["all tasks compared (2), normalized", "SAC", "8", "0.216, 2 seeds", "SAC: 0.216, 2 seeds", "inside"],
+        [TASKS[0], "SAC", "16", rows[7][3], f"SAC: {mean}", "outside: higher"],
+    ]
+    assert "Nothing is published, at the same ratio and resets, of: SAC, ratio 2." in section
+    assert text.index("## Gate") < text.index("Aggregates (") and "SAC, ratio 16 † |" in text
+    assert "SAC, ratio 8 †" not in text and "† This baseline's runs are outside" in text
+
+
+def test_nothing_is_published_of_variants(tmp_path):
+    write_results(
+        tmp_path, {("dqn", 4.0, "Freeway-MinAtar", seed): curve(20, 200_000) for seed in (1, 2)}, "minatar3_ratios"
+    )
+    text = make(tmp_path, suite="minatar3_ratios")[1]
+    assert "**Gate:** nothing is published of these agents on these tasks" in text and "†" not in text
+
+
+@pytest.mark.usefixtures("longer")
+def test_score_against_updates_and_time(tmp_path):
+    """Where each evaluation lies on the three axes, by hand; without wall times or arguments an axis is left out."""
+    folder = write_results(tmp_path, full_grid())
+    args = Args(suite="dmc_cpu", results_dir=str(tmp_path / "results"), bootstrap_reps=100)
+    results = comparison.prepare(args)
+    budgets, bands = figures.budgets_of(results)
+    assert [*budgets] == ["environment steps", "gradient updates", "wall time, minutes"]
+    config = ("sac", 16.0)
+    steps = np.array([*curve(1)])
+    np.testing.assert_array_equal(bands[config][0], steps)
+    np.testing.assert_array_equal(budgets["environment steps"][config], steps)
+    np.testing.assert_array_equal(budgets["gradient updates"][config], 16 * steps)
+    np.testing.assert_allclose(budgets["wall time, minutes"][config], steps / 50_000)
+    record = json.loads((folder / "run.json").read_text())
+    for name, run in record.items():
+        if "__sac__" in name and name.endswith("__4"):
+            del run["starts"][0]["wall_s"]
+    (folder / "run.json").write_text(json.dumps(record))
+    budgets, _ = figures.budgets_of(comparison.prepare(args))
+    assert {algo for algo, _ in budgets["wall time, minutes"]} == {"sr_sac"}, "of one run of SAC it is not known"
+    for run in record.values():
+        run["starts"][0].pop("wall_s", None)
+    (folder / "run.json").write_text(json.dumps(record))
+    assert [*figures.budgets_of(comparison.prepare(args))[0]] == ["environment steps", "gradient updates"]
+    assert "Wall time is not drawn" in make(tmp_path)[1]
+    (folder / "run.json").unlink()
+    assert [*figures.budgets_of(comparison.prepare(args))[0]] == ["environment steps"]
 
 
 @pytest.mark.usefixtures("longer")
@@ -622,6 +733,20 @@ def test_damaged_record(capsys, tmp_path):
 
 
 # Suites and published tables
+
+
+def test_two_suites_of_one_name():
+    one, other = (SimpleNamespace(__name__=name, SUITES={"same": SUITES["dmc_cpu"]}) for name in ("one", "other"))
+    assert joined(one) == one.SUITES
+    with pytest.raises(ValueError, match="other has a suite 'same'"):
+        joined(one, other)
+
+
+def test_tables_in_markdown():
+    rows = [["a", 10], ["long", 2]]
+    assert markdown_table(["x", "y"], rows) == "| x | y |\n| --- | --- |\n| a | 10 |\n| long | 2 |"
+    aligned = "| x    | y  |\n| ---- | -- |\n| a    | 10 |\n| long | 2  |"
+    assert markdown_table(["x", "y"], rows, aligned=True) == aligned
 
 
 def test_suites_have_a_scale_and_a_window():
