@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from benchmark.suites import SUITES
@@ -112,6 +113,14 @@ def whole_number(name, value):
         number = 0
     require(number > 0, f"--{name} must be a whole number above 0, not {typed}")
     return number
+
+
+def check_ratio(ratio):
+    """Ends with one line for a replay ratio that a script refuses, or whose run's name and rows would hold another."""
+    require(0 < ratio < 2**31, "--replay-ratios must be above 0, and less than 2^31")
+    numerator, denominator = Fraction(str(ratio)).as_integer_ratio()
+    exact = numerator * denominator < 2**31 and float(f"{ratio:g}") == ratio
+    require(exact, f"--replay-ratios {ratio!r} has too many digits")
 
 
 def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, extra=(), tasks=(), algo_ratios=None):

@@ -10,6 +10,7 @@ Exit code: 0 all done, 1 some jobs failed, 2 bad input or another sweep at work,
 
 import fcntl
 import importlib.util
+import math
 import os
 import shutil
 import signal
@@ -29,6 +30,7 @@ from benchmark.jobs import (
     ROOT,
     SINGLE_THREAD,
     Running,
+    check_ratio,
     cost_done,
     expand,
     is_done,
@@ -41,6 +43,9 @@ from benchmark.jobs import (
     steps_done,
 )
 from benchmark.suites import SUITES
+
+CARD_SHARE = 0.8  # of a GPU's memory, for the jobs that share it; the rest is for what is not JAX's own
+MEMORY_FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")  # JAX has two names of it
 
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -149,6 +154,29 @@ def gpus():
     return [str(i) for i, line in enumerate(out.splitlines()) if line.startswith("GPU ")]
 
 
+def memory_share(jobs, cards):
+    """The environment of jobs that share cards: JAX takes three quarters of a card for one process, so with several on
+    a card each gets a share. What the user has set is left as it is, and refused where it does not suffice."""
+    together = math.ceil(jobs / cards)
+    on_demand = os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "").lower() in ("false", "0")
+    if together == 1 or on_demand or os.environ.get("XLA_PYTHON_CLIENT_ALLOCATOR", "").lower() == "platform":
+        return {}
+    share = math.floor(1000 * CARD_SHARE / together) / 1000
+    for name in MEMORY_FRACTIONS:
+        if name in os.environ:
+            try:
+                fraction = float(os.environ[name])
+            except ValueError:
+                fraction = math.inf
+            require(
+                fraction * together <= 1,
+                f"{together} jobs on one GPU do not fit with {name}={os.environ[name]} each; unset it, set it to "
+                f"{share:g}, or lower --jobs",
+            )
+            return {}
+    return {MEMORY_FRACTIONS[0]: f"{share:g}"}
+
+
 def slots(args):
     """Where local jobs run, one at a time each: a list of (cores, environment)."""
     devices = gpus() if args.device in ("auto", "gpu") else []
@@ -156,7 +184,8 @@ def slots(args):
     cores = sorted(os.sched_getaffinity(0))
     if devices:
         number = args.jobs or len(devices)
-        return [(cores, {"CUDA_VISIBLE_DEVICES": devices[i % len(devices)]}) for i in range(number)]
+        share = memory_share(number, len(devices))
+        return [(cores, {"CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} | share) for i in range(number)]
     number = args.jobs or max(1, len(cores) // (args.cpus_per_job or 1))
     each = args.cpus_per_job or max(1, len(cores) // number)
     require(
@@ -282,7 +311,8 @@ def make_jobs(args, extra):
     require(not unknown, f"{args.suite} has no task {', '.join(unknown)}; its tasks are {', '.join(tasks)}")
     require(args.seeds >= 1 and args.seeds_per_job >= 0, "--seeds must be 1 or more, --seeds-per-job 0 or more")
     ratios = args.replay_ratios or SUITES[args.suite].replay_ratios
-    require(all(0 < ratio < 2**31 for ratio in ratios), "--replay-ratios must be above 0, and less than 2^31")
+    for ratio in ratios:
+        check_ratio(ratio)
     require(
         min(args.jobs, args.cpus_per_job, args.timeout) >= 0, "--jobs, --cpus-per-job and --timeout must be 0 or more"
     )
