@@ -112,7 +112,8 @@ def collect(suite, runs_dir, results_dir, unfinished=False):
         try:
             own, args, starts = read_run(folder, suite)
             name = (args["exp_name"], float(args["replay_ratio"]), args["env_id"], int(args["seed"]))
-            if (other := taken.setdefault(name, folder)) is not folder:
+            other = taken.setdefault(name, folder)
+            if other is not folder:
                 raise Unusable(f"it is the same run as {other}; move one of them away")
         except Unusable as error:
             left.append(folder)

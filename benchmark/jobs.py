@@ -323,8 +323,10 @@ class ClusterJob:
 
     def lock(self):
         give_up = time.time() + self.patience
-        while (lock := open_lock(self.job)) is None and time.time() < give_up:
+        lock = open_lock(self.job)
+        while lock is None and time.time() < give_up:
             time.sleep(0.2)
+            lock = open_lock(self.job)
         return lock
 
     def __call__(self):
@@ -337,8 +339,10 @@ class ClusterJob:
                 return {"status": "done"}
             self.running = Running(self.job, lock, environment=self.environment, timeout=self.timeout)
             try:
-                while (found := self.running.poll()) is None:
+                found = self.running.poll()
+                while found is None:
                     time.sleep(0.1)
+                    found = self.running.poll()
             except BaseException:  # the worker is being interrupted
                 self.finish()
                 raise

@@ -134,9 +134,9 @@ def print_status(jobs, at_a_time):
         if state == "failed":
             note = f"{outcome(job).get('why', '')}; see {job.log}"
         print(f"{state:<8} {job.name:<44} {note}".rstrip())
-    count = lambda state: list(found.values()).count(state)
+    named = [*found.values()]
     names = ("done", "running", "failed", "stopped", "left")
-    print(f"\n{len(jobs)} jobs: " + ", ".join(f"{count(name)} {name}" for name in names))
+    print(f"\n{len(jobs)} jobs: " + ", ".join(f"{named.count(name)} {name}" for name in names))
     left = time_left(jobs, at_a_time)
     if left:
         print(f"about {duration(left)} left, {at_a_time} at a time")
