@@ -176,7 +176,7 @@ def wall_times(starts, steps):
 
 def updates_made(args, step):
     """Gradient updates of a run after a step, by its arguments: none before learning starts."""
-    return max(0, step - max(1, args.get("learning_starts", 1)) + 1) * args["replay_ratio"]
+    return max(0, step - max(1, args.get("learning_starts", 1)) + 1) * float(args["replay_ratio"])
 
 
 def script_of(made, algo):

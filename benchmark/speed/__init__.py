@@ -1,0 +1,1 @@
+"""Speed on the machine at hand; __main__.py says what is measured."""
