@@ -176,11 +176,8 @@ def check_episodes(run, ends):
     logged = int(logged)
     seams = sum(session.get("resume") == "fresh" and session["from_step"] > 0 for session in run.sessions)
     fits = ends <= logged + seams
-    where = f"the replay of {run.folder}"
-    require(
-        fits,
-        f"{where} is damaged: its transitions do not follow one another at {ends:,} places, but {logged:,} episodes ended",
-    )
+    found = f"its transitions do not follow one another at {ends:,} places, but {logged:,} episodes ended"
+    require(fits, f"the replay of {run.folder} is damaged: {found}")
     return max(0, logged - ends)
 
 

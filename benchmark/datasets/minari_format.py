@@ -5,6 +5,7 @@ step: there, Minari's last is a repetition. Pictures are stored as they are, not
 """
 
 import importlib.util
+import warnings
 
 import numpy as np
 
@@ -39,8 +40,9 @@ def spaces_of(info, observation):
     is_bits = info.get("observation", {}).get("kind") == "bits"
     bounds = (-np.inf, np.inf) if observation.dtype.kind == "f" else (0, 1 if is_bits else 255)
     action = info["action"]
-    actions = Discrete(action["count"])
-    if action["kind"] == "continuous":
+    if action["kind"] == "discrete":
+        actions = Discrete(action["count"])
+    else:
         actions = Box(action["low"], action["high"], tuple(action["shape"]), np.float32)
     return Box(*bounds, shape, observation.dtype.type), actions
 
@@ -75,17 +77,19 @@ def write_minari(folder, dataset_id):
             truncations=np.arange(length) == (length - 1 if cut else -1),
         )
         buffers.append(buffer)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # the author and such: they are optional
+        dataset = minari.create_dataset_from_buffers(
+            dataset_id,
+            buffers,
+            observation_space=observation_space,
+            action_space=action_space,
+            algorithm_name=info["script"],
+            description=f"The replay of {info['env_id']}, seed {info['seed']}: {info['command']}",
+            jpeg_encoding=False,
+        )
     scores = {"ref_min_score": info["random_score"], "ref_max_score": info["final_score"]}
-    minari.create_dataset_from_buffers(
-        dataset_id,
-        buffers,
-        observation_space=observation_space,
-        action_space=action_space,
-        algorithm_name=info["script"],
-        description=f"The replay of {info['env_id']}, seed {info['seed']}: {info['command']}",
-        jpeg_encoding=False,
-        **(scores if None not in scores.values() else {}),
-    )
+    known = {name: score for name, score in scores.items() if score is not None}
+    dataset.storage.update_metadata({"task": info["env_id"]} | known)
 
 
 def scaled(space, actions):
@@ -120,6 +124,13 @@ def flat(space, observations):
     return np.float32(observations.reshape(len(observations), -1))
 
 
+def is_image(space, dimensions):
+    """Whether observations are pictures of bytes; those without channels are stacked."""
+    from gymnasium.spaces import Box
+
+    return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) == dimensions
+
+
 def records_of(episode, observation_space, action_space, padding):
     """The records of one of Minari's episodes -> arrays by name."""
     observations = flat(observation_space, episode.observations)
@@ -150,16 +161,13 @@ def import_minari(dataset_id, command):
         dataset = minari.load_dataset(dataset_id)
     except (ValueError, FileNotFoundError) as error:
         require(False, f"Minari has no dataset {dataset_id} here: {' '.join(str(error).split())}")
-    is_frames = isinstance(getattr(dataset.observation_space, "shape", None), tuple)
-    is_frames = is_frames and len(dataset.observation_space.shape) == 2 and dataset.observation_space.dtype == np.uint8
-    stack = 4 if is_frames else 1
+    stack = 4 if is_image(dataset.observation_space, 2) else 1
     spaces = dataset.observation_space, dataset.action_space
     episodes = [records_of(episode, *spaces, stack - 1) for episode in dataset.iterate_episodes() if len(episode)]
     require(episodes, f"{dataset_id} holds no episode")
     arrays = {name: np.concatenate([episode[name] for episode in episodes]) for name in episodes[0]}
     observation = arrays["observation"]
-    is_bits = isinstance(dataset.observation_space.high if stack == 1 and observation.ndim > 2 else None, np.ndarray)
-    is_bits = is_bits and dataset.observation_space.high.max() == 1
+    is_bits = is_image(dataset.observation_space, 3) and dataset.observation_space.high.max() == 1
     kind = "frames" if stack > 1 else "bits" if is_bits else "numbers"
     metadata = dataset.storage.metadata
     spec = dataset.env_spec
@@ -168,7 +176,7 @@ def import_minari(dataset_id, command):
     if arrays["action"].ndim == 1:
         action = {"kind": "discrete", "count": int(dataset.action_space.n)}
     info = {
-        "env_id": spec.id if spec else dataset_id,
+        "env_id": spec.id if spec else metadata.get("task", dataset_id),
         "script": metadata.get("algorithm_name", ""),
         "seed": None,
         "command": command,
