@@ -1,13 +1,18 @@
-"""Datasets for offline learning:
+"""Datasets for offline learning, in the layout of the DQN replay dataset.
 
-python -m benchmark.datasets export RUN FOLDER    the replay of a finished run, as a dataset
-python -m benchmark.datasets import ID FOLDER     a dataset of Minari's, in the same layout
-python -m benchmark.datasets inspect FOLDER       what a dataset holds
+python -m benchmark.datasets export RUN FOLDER  writes the replay of a finished run as a dataset. It refuses one that
+does not hold all of the run. With --minari NAME the same data become a dataset of Minari's, too.
+
+python -m benchmark.datasets import NAME FOLDER  writes a dataset of Minari's, which must be on this machine.
+
+python -m benchmark.datasets inspect FOLDER  prints what a dataset holds: ours, or one run of the DQN replay dataset.
 """
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -16,68 +21,52 @@ from benchmark.datasets import layout
 from benchmark.jobs import require
 
 
-def export(
-    run: tyro.conf.Positional[str],
-    folder: tyro.conf.Positional[str],
-    block_records: int = 0,
-    partial: bool = False,
-    minari: str = "",
-):
-    """Writes the whole replay of a finished run as a dataset. Refuses one that does not hold all of the run.
+@dataclasses.dataclass(frozen=True)
+class Args:
+    action: tyro.conf.Positional[Literal["export", "import", "inspect"]]
+    """what to do"""
+    source: tyro.conf.Positional[str]
+    """folder of a run (export) or of a dataset (inspect), or the name of a dataset of Minari's (import)"""
+    folder: tyro.conf.Positional[str] = ""
+    """the dataset's new folder (export, import)"""
+    block_records: int = 0
+    """records of a block; 0: a fiftieth of all, and at most a million"""
+    partial: bool = False
+    """export an unfinished run, too, or a replay that has lost its first rows"""
+    minari: str = ""
+    """name of a dataset of Minari's that export writes as well, such as ours/breakout-v0"""
 
-    Args:
-        run: folder of the run
-        folder: new folder of the dataset
-        block_records: records of a block; 0: a fiftieth of all, and at most a million
-        partial: also of an unfinished run, or of a replay that has lost its first rows
-        minari: name of a dataset of Minari's to write as well, such as minatar/breakout/dqn-v0
-    """
-    require(not Path(folder).exists(), f"{folder} exists already; remove it, or choose another folder")
-    if minari:
+
+def export(args):
+    """A run's replay becomes a dataset."""
+    if args.minari:
         from benchmark.datasets import minari_format
 
-        minari_format.check_new(minari_format.load_minari(), minari)
+        minari_format.check_new(minari_format.load_minari(), args.minari)
     from benchmark.datasets.export import export_run  # the run's script comes with it, and JAX
 
-    require(block_records >= 0, f"--block-records cannot be {block_records}")
-    info, count, gather = export_run(run, partial)
-    with layout.new_folder(folder) as temporary:
-        info = layout.write_dataset(temporary, info, count, gather, block_records)
-        if minari:
-            minari_format.write_minari(temporary, minari)
-    print(f"{folder}: {info['transitions']:,} transitions of {info['env_id']}, {info['updates']:,} updates are 1X")
+    info, count, gather = export_run(args.source, args.partial)
+    with layout.new_folder(args.folder) as temporary:
+        info = layout.write_dataset(temporary, info, count, gather, args.block_records)
+        if args.minari:
+            minari_format.write_minari(temporary, args.minari)
+    print(f"{args.folder}: {info['transitions']:,} transitions of {info['env_id']}, {info['updates']:,} updates are 1X")
     if info["unseen_cuts"]:
         print(f"{info['unseen_cuts']} episodes were cut where the next one begins alike: they are joined to it")
 
 
-def import_(
-    dataset_id: tyro.conf.Positional[str],
-    folder: tyro.conf.Positional[str],
-    block_records: int = 0,
-):
-    """Writes a dataset of Minari's, which must be on this machine, in our layout.
+def import_minari(args):
+    """A dataset of Minari's becomes one of ours."""
+    from benchmark.datasets import minari_format
 
-    Args:
-        dataset_id: name of the dataset, such as mujoco/hopper/medium-v0
-        folder: new folder of the dataset
-        block_records: records of a block; 0: a fiftieth of all, and at most a million
-    """
-    require(not Path(folder).exists(), f"{folder} exists already; remove it, or choose another folder")
-    require(block_records >= 0, f"--block-records cannot be {block_records}")
-    from benchmark.datasets.minari_format import import_minari
-
-    info, count, gather = import_minari(dataset_id, shlex.join(sys.argv))
-    with layout.new_folder(folder) as temporary:
-        layout.write_dataset(temporary, info, count, gather, block_records)
-    print(f"{folder}: {info['transitions']:,} transitions of {info['env_id']}")
+    info, count, gather = minari_format.import_minari(args.source, shlex.join(sys.argv))
+    with layout.new_folder(args.folder) as temporary:
+        layout.write_dataset(temporary, info, count, gather, args.block_records)
+    print(f"{args.folder}: {info['transitions']:,} transitions of {info['env_id']}")
 
 
-def inspect(folder: tyro.conf.Positional[str]):
-    """Prints what a dataset holds, and what it takes in memory.
-
-    Args:
-        folder: folder of a dataset, ours or one of the DQN replay dataset's
-    """
+def inspect(folder):
+    """Prints what a dataset holds, and what it takes in memory."""
     info = layout.read_info(folder)
     numbers = layout.block_numbers(folder, info)
     data = layout.read(folder, observations=False)
@@ -117,6 +106,21 @@ def returns_by_tenth(data):
         yield len(own), own.mean() if len(own) else np.nan
 
 
+def main(args):
+    given = args.block_records or args.partial or args.minari or args.folder
+    if args.action == "inspect":
+        require(not given, "inspect takes a folder and nothing else")
+        inspect(args.source)
+        return
+    require(args.folder, f"{args.action} needs the dataset's new folder, too")
+    require(not Path(args.folder).exists(), f"{args.folder} exists already; remove it, or choose another folder")
+    require(args.block_records >= 0, f"--block-records cannot be {args.block_records}")
+    if args.action == "export":
+        export(args)
+    else:
+        require(not args.partial and not args.minari, "--partial and --minari are for export")
+        import_minari(args)
+
+
 if __name__ == "__main__":
-    commands = {"export": export, "import": import_, "inspect": inspect}
-    tyro.extras.subcommand_cli_from_dict(commands, description=__doc__)
+    main(tyro.cli(Args))

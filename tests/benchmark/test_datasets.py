@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 
+import jax
 import numpy as np
 import pytest
 from atari_runs import play_stream
@@ -13,7 +14,7 @@ from common import ROOT, SMALL, SMALL_ATARI, SMALL_GYMNAX, run_tool
 
 from benchmark.datasets import export as runs
 from benchmark.datasets import layout, read, transitions
-from benchmark.datasets.__main__ import export, import_, inspect
+from benchmark.datasets.__main__ import Args, inspect, main
 
 needs_minari = pytest.mark.skipif(not importlib.util.find_spec("minari"), reason="needs requirements-minari.txt")
 
@@ -26,6 +27,14 @@ def refused(capsys, call, *given, **options):
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1, said
     return said
+
+
+def export(run, folder, **options):
+    main(Args("export", str(run), str(folder), **options))
+
+
+def import_(name, folder):
+    main(Args("import", name, str(folder)))
 
 
 # -------------------------------------------------------------------------------------------------------- The layout
@@ -196,7 +205,11 @@ def make_run(tmp_path_factory):
                 path = str(ROOT / "algos" / f"{script.__name__}.py")
                 patch.setattr(sys, "argv", [path, "--and", "flags"])
                 patch.setattr(script, "__file__", path)
-                script.main(args)
+                jax.config.update("jax_disable_most_optimizations", True)  # the run is short: most of it is compilation
+                try:
+                    script.main(args)
+                finally:
+                    jax.config.update("jax_disable_most_optimizations", False)
             (made[key],) = runs_dir.glob(f"*{args.exp_name}__*")
         return made[key]
 
@@ -238,16 +251,16 @@ def contents(folder):
 def test_a_run_of_dqn(dqn, make_run, tmp_path, capsys):
     """Bits, one byte each in the layout; the same bytes each time; what dataset.json says."""
     run = make_run(dqn, **BREAKOUT)
-    export(str(run), str(tmp_path / "one"))
+    export(run, tmp_path / "one")
     rows, stored = replay_of(run)
     data, drawn = assert_is_replay(tmp_path / "one", rows)
     assert stored == 400 and rows["terminated"].sum() > 10
     assert data["observation"].dtype == np.uint8 and data["action"].dtype == np.int32
     assert drawn["truncated"].tolist() == [False] * 399 + [not rows["terminated"][-1]]
 
-    export(str(run), str(tmp_path / "two"))
+    export(run, tmp_path / "two")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert "exists already" in refused(capsys, export, str(run), str(tmp_path / "two"))
+    assert "exists already" in refused(capsys, export, run, tmp_path / "two")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
     info = layout.read_info(tmp_path / "one", env_id="Breakout-MinAtar")
@@ -270,7 +283,7 @@ def test_blocks(dqn, make_run, tmp_path):
     rows, _ = replay_of(run)
     for block_records in (0, 7, 100, 5000):
         folder = tmp_path / f"{block_records}"
-        export(str(run), str(folder), block_records=block_records)
+        export(run, folder, block_records=block_records)
         assert_is_replay(folder, rows)
     count = len(read(tmp_path / "5000")["valid"])
     for block_records, size in [(0, -(-count // 50)), (7, 7), (100, 100), (5000, 5000)]:
@@ -286,9 +299,9 @@ def test_blocks(dqn, make_run, tmp_path):
 def test_a_ring_that_came_round(dqn, make_run, tmp_path, capsys):
     """Refused, since it is not the whole run; what is left of it is told from the oldest row on."""
     run = make_run(dqn, **BREAKOUT | {"buffer_size": 300, "total_timesteps": 450})
-    said = refused(capsys, export, str(run), str(tmp_path / "data"))
+    said = refused(capsys, export, run, tmp_path / "data")
     assert "lost its first 150 rows" in said and "--buffer-size 450" in said and not [*tmp_path.iterdir()]
-    export(str(run), str(tmp_path / "data"), partial=True)
+    export(run, tmp_path / "data", partial=True)
     rows, stored = replay_of(run)
     assert stored == 450 and len(rows["action"]) == 300
     assert_is_replay(tmp_path / "data", rows)
@@ -298,7 +311,7 @@ def test_a_ring_that_came_round(dqn, make_run, tmp_path, capsys):
 def test_a_run_of_sac(sac, make_run, tmp_path):
     """Float observations, actions in [-1, 1], and episodes that a limit cuts: their last state has a record."""
     run = make_run(sac, **COUNT)
-    export(str(run), str(tmp_path / "data"))
+    export(run, tmp_path / "data")
     rows, _ = replay_of(run)
     data, drawn = assert_is_replay(tmp_path / "data", rows)
     assert data["observation"].dtype == np.float32 and data["action"].shape[1:] == (2,)
@@ -325,29 +338,29 @@ def test_a_replay_that_does_not_hang_together(sac, make_run, tmp_path, capsys):
         arrays = dict(arrays)
     arrays["replay/obs"][103] += 1
     np.savez(path, **arrays)
-    assert "do not follow one another" in refused(capsys, export, str(run), str(tmp_path / "data"))
+    assert "do not follow one another" in refused(capsys, export, run, tmp_path / "data")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert "damaged" in refused(capsys, export, str(run), str(tmp_path / "data"))
+    assert "damaged" in refused(capsys, export, run, tmp_path / "data")
     damaged = bytearray(content)
     damaged[len(content) // 2] ^= 1
     path.write_bytes(damaged)
-    assert "damaged" in refused(capsys, export, str(run), str(tmp_path / "data"))
+    assert "damaged" in refused(capsys, export, run, tmp_path / "data")
 
 
 def test_an_unfinished_run(dqn, make_run, tmp_path, capsys):
     run = tmp_path / make_run(dqn, **BREAKOUT).name
     shutil.copytree(make_run(dqn, **BREAKOUT), run)
     (run / "done").unlink()
-    assert "not finished" in refused(capsys, export, str(run), str(tmp_path / "data"))
-    export(str(run), str(tmp_path / "data"), partial=True)
+    assert "not finished" in refused(capsys, export, run, tmp_path / "data")
+    export(run, tmp_path / "data", partial=True)
     assert_is_replay(tmp_path / "data", replay_of(run)[0])
-    assert "holds no run" in refused(capsys, export, str(tmp_path), str(tmp_path / "more"))
+    assert "holds no run" in refused(capsys, export, tmp_path, tmp_path / "more")
 
 
 def test_changed_data_and_commands(dqn, make_run, tmp_path):
     """A file that is not the one that was written; as the user meets it."""
-    export(str(make_run(dqn, **BREAKOUT)), str(tmp_path / "data"), block_records=100)
+    export(make_run(dqn, **BREAKOUT), tmp_path / "data", block_records=100)
     assert "Breakout-MinAtar" in run_tool("benchmark.datasets", "inspect", str(tmp_path / "data"))
     layout.write_array(tmp_path / "data" / layout.file_name("reward", 2), np.zeros(100, np.float32))
     said = run_tool("benchmark.datasets", "inspect", str(tmp_path / "data"), expect=2)
@@ -394,7 +407,7 @@ def test_frames(dqn_atari, tmp_path, monkeypatch, size):
     (folder / "args.json").write_text(json.dumps({"exp_name": "dqn_atari"} | options))
     (folder / "done").write_text(json.dumps({"step": steps}))
     (folder / "metrics.csv").write_text("step,tag,value\n")
-    export(str(folder), str(tmp_path / "data"), partial=size < stored)
+    export(folder, tmp_path / "data", partial=size < stored)
     assert stored == len(rows) and {row[3:5] for row in rows if row} >= {(True, False), (False, True)}
     left = rows[3 - size :] if size < stored else rows
     data = assert_holds(tmp_path / "data", [row for row in left if row])
@@ -410,7 +423,7 @@ def test_frames(dqn_atari, tmp_path, monkeypatch, size):
 def test_a_run_of_atari(dqn_atari, make_run, tmp_path, capsys, size):
     """What the script itself would draw from its replay, against what is drawn from the dataset."""
     run = make_run(dqn_atari, **SMALL_ATARI | ONE | {"buffer_size": size})
-    export(str(run), str(tmp_path / "data"), partial=size < 200)
+    export(run, tmp_path / "data", partial=size < 200)
     rows, stored = replay_of(run)
     count = len(rows["action"])
     expected = []
@@ -463,7 +476,7 @@ def test_minari_there_and_back(dqn, sac, make_run, tmp_path, capsys, monkeypatch
         ]
         run = str(make_run(script, **options))
         assert "already" in refused(capsys, export, run, str(tmp_path / "third"), minari=name)
-    assert "Minari" in refused(capsys, import_, "ours/nothing-v0", str(tmp_path / "third"))
+    assert "Minari" in refused(capsys, import_, "ours/nothing-v0", tmp_path / "third")
     assert "refuses the name" in refused(capsys, export, run, str(tmp_path / "third"), minari="no version")
 
 
@@ -472,6 +485,6 @@ def test_minari_is_not_needed(monkeypatch, capsys, tmp_path):
     from benchmark.datasets import minari_format
 
     monkeypatch.setattr(minari_format.importlib.util, "find_spec", lambda name: None)
-    assert "requirements-minari.txt" in refused(capsys, import_, "ours/any-v0", str(tmp_path / "data"))
-    assert "requirements-minari.txt" in refused(capsys, export, "run", str(tmp_path / "data"), minari="ours/any-v0")
+    assert "requirements-minari.txt" in refused(capsys, import_, "ours/any-v0", tmp_path / "data")
+    assert "requirements-minari.txt" in refused(capsys, export, "run", tmp_path / "data", minari="ours/any-v0")
     assert runs.FRAMES == 4 and not [*tmp_path.iterdir()]
