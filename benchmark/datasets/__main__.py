@@ -33,6 +33,8 @@ class Args:
     """records of a block; 0: a fiftieth of all, and at most a million"""
     partial: bool = False
     """export an unfinished run, too, or a replay that has lost its first rows"""
+    script: str = ""
+    """the script that made the run; if not given, the one that its record names"""
     minari: str = ""
     """name of a dataset of Minari's that export writes as well, such as ours/breakout-v0"""
 
@@ -45,7 +47,7 @@ def export(args):
         minari_format.check_new(minari_format.load_minari(), args.minari)
     from benchmark.datasets.export import export_run  # the run's script comes with it, and JAX
 
-    info, count, gather = export_run(args.source, args.partial)
+    info, count, gather = export_run(args.source, args.partial, args.script)
     with layout.new_folder(args.folder) as temporary:
         info = layout.write_dataset(temporary, info, count, gather, args.block_records)
         if args.minari:
@@ -107,7 +109,7 @@ def returns_by_tenth(data):
 
 
 def main(args):
-    given = args.block_records or args.partial or args.minari or args.folder
+    given = args.block_records or args.partial or args.script or args.minari or args.folder
     if args.action == "inspect":
         require(not given, "inspect takes a folder and nothing else")
         inspect(args.source)
@@ -118,9 +120,13 @@ def main(args):
     if args.action == "export":
         export(args)
     else:
-        require(not args.partial and not args.minari, "--partial and --minari are for export")
+        only_export = args.partial or args.script or args.minari
+        require(not only_export, "--partial, --script and --minari are for export")
         import_minari(args)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    try:
+        main(tyro.cli(Args))
+    except OSError as error:  # a file that cannot be read, a full disk
+        require(False, f"cannot use {error.filename or 'an output'}: {error.strerror or error}")

@@ -92,8 +92,9 @@ def plan_frames(checkpoint):
     goes_on = (valid[:-1] & valid[1:] & ~ended[:-1]).nonzero()[0]
     linked = np.array_equal(begins, begins_after)
     linked &= np.array_equal(older[goes_on + 1], np.minimum(older[goes_on] + 1, FRAMES - 1))
-    require(linked, f"{checkpoint.path} is damaged: its frames do not follow one another")
     cut = valid & ended & ~terminated
+    linked &= not np.any(cut[:-1] & valid[1:])
+    require(linked, f"{checkpoint.path} is damaged: its frames do not follow one another")
     cut[-1] = valid[-1] and not terminated[-1]
     parts = (FRAMES - 1) * begins + valid + cut
     rows = np.repeat(np.arange(count), parts)
@@ -133,7 +134,7 @@ def gather(checkpoint, rows, kinds):
 class Run:
     """A run's folder: its arguments, its script, its newest checkpoint and its log."""
 
-    def __init__(self, folder, partial):
+    def __init__(self, folder, partial, script):
         self.folder = Path(folder)
         self.arguments = read_json(self.folder / "args.json")
         self.sessions = read_json(self.folder / "run.json")
@@ -145,7 +146,7 @@ class Run:
         finished = isinstance(done, dict) and done.get("step") == self.steps > 0
         advice = "the same command finishes it, and --partial exports what its checkpoint holds"
         require(finished or (partial and self.steps), f"{folder} is not finished; {advice}")
-        self.script_path = find_script(self.folder, self.arguments, "")
+        self.script_path = find_script(self.folder, self.arguments, script)
         self.script = load_script(self.script_path)
         self.args = script_args(self.script, self.arguments, self.folder, 1)
         self.checkpoint = Checkpoint(paths[self.steps])
@@ -165,15 +166,19 @@ class Run:
         return max(0, until(self.args, self.steps) - until(self.args, self.args.learning_starts - 1))
 
 
-def check_episodes(run, ends):
+def check_episodes(run, terminated, cut):
     """Compares the ends of episodes in the replay with those that there were -> how many of these it does not show.
 
     Rows of most scripts do not say that they were cut: there, the next row begins elsewhere. A fresh resume cuts, too.
     """
-    logged = sum(run.logged("charts/episodes").values())
-    if "done" in run.checkpoint.arrays:  # each end but a last one has cost a step that was not stored
-        logged = run.steps - run.checkpoint.stored + run.checkpoint.arrays["done"]
-    logged = int(logged)
+    arrays = run.checkpoint.arrays
+    if "done" in arrays:  # each end but a last one has cost a step that was not stored
+        at_end = bool(arrays["done"])
+        logged = run.steps - run.checkpoint.stored + at_end
+    else:
+        at_end = arrays["episode_length"] == 0
+        logged = int(sum(run.logged("charts/episodes").values()))
+    ends = terminated + cut - (not at_end)  # the end of the run cuts the last episode
     seams = sum(session.get("resume") == "fresh" and session["from_step"] > 0 for session in run.sessions)
     fits = ends <= logged + seams
     found = f"its transitions do not follow one another at {ends:,} places, but {logged:,} episodes ended"
@@ -217,11 +222,10 @@ def describe(run, rows, kinds):
     else:
         action = {"kind": "continuous", "shape": list(replay["action"].shape[1:]), "low": -1.0, "high": 1.0}
     terminated = int(np.sum(run.checkpoint.column("terminated")[rows[kinds == ROW]] > 0))
-    ends_whole = bool(run.checkpoint.column("terminated")[-1])
     cut = int(np.sum(kinds == CUT))
     unseen = 0
     if not in_frames and run.is_whole:
-        unseen = check_episodes(run, terminated + cut - (not ends_whole))
+        unseen = check_episodes(run, terminated, cut)
     training = run.logged("charts/episodic_return")
     episodes = run.logged("charts/episodes")
     evaluations = run.logged("eval/episodic_return")
@@ -255,9 +259,9 @@ def describe(run, rows, kinds):
     }
 
 
-def export_run(folder, partial):
+def export_run(folder, partial, script):
     """-> what dataset.json says of a run, the number of records, and gather(first, last) for them."""
-    run = Run(folder, partial)
+    run = Run(folder, partial, script)
     checkpoint = run.checkpoint
     plan = plan_frames if "frame" in checkpoint.replay else plan_transitions
     rows, kinds = plan(checkpoint)

@@ -121,8 +121,8 @@ def read_info(folder, env_id=None):
     require(isinstance(info, dict), f"{folder / INFO} is damaged")
     known = info.get("format") == FORMAT
     require(known, f"{folder} has format {info.get('format')}, which this version does not know")
-    same = env_id is None or info["env_id"] == env_id
-    require(same, f"{folder} holds data of {info['env_id']}, not of {env_id}")
+    same = env_id is None or info.get("env_id") == env_id
+    require(same, f"{folder} holds data of {info.get('env_id')}, not of {env_id}")
     return info
 
 
