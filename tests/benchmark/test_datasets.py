@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from atari_runs import play_stream
 from common import ROOT, SMALL, SMALL_ATARI, SMALL_GYMNAX, run_tool
+from common import run as script_run
 
 from benchmark.datasets import export as runs
 from benchmark.datasets import layout, read, transitions
@@ -223,7 +224,7 @@ COUNT = SMALL | ONE | {"env_id": "toy_envs:Count-v0", "buffer_size": 400}
 
 def replay_of(folder):
     """The rows of a run's replay, the oldest first."""
-    (path,) = [path for path in folder.glob("checkpoint_*.npz") if "_0000000000" not in path.name]
+    path = max(folder.glob("checkpoint_*.npz"))
     with np.load(path) as arrays:
         stored = int(arrays["stored"])
         rows = {name.removeprefix("replay/"): arrays[name] for name in arrays.files if name.startswith("replay/")}
@@ -356,6 +357,37 @@ def test_an_unfinished_run(dqn, make_run, tmp_path, capsys):
     export(run, tmp_path / "data", partial=True)
     assert_is_replay(tmp_path / "data", replay_of(run)[0])
     assert "holds no run" in refused(capsys, export, tmp_path, tmp_path / "more")
+
+
+@pytest.mark.slow
+def test_a_fresh_resume_cuts_an_episode(sac, tmp_path):
+    """The transitions before and after it do not hang together, and that is no damage."""
+    options = COUNT | {"runs_dir": tmp_path, "exp_name": "fresh"}
+    script_run("sac", **options | {"total_timesteps": 205})
+    script_run("sac", **options | {"resume": "fresh"})
+    (folder,) = tmp_path.glob("*fresh*")
+    export(folder, tmp_path / "data")
+    _, drawn = assert_is_replay(tmp_path / "data", replay_of(folder)[0])
+    episode, step, _ = drawn["obs"][drawn["truncated"]].T
+    cut = step[:-1] != 9
+    assert cut.sum() == 1 and step[:-1][cut] == 6 and episode[:-1][cut] == 21
+    assert layout.read_info(tmp_path / "data")["unseen_cuts"] == 0
+
+
+def test_what_the_command_refuses(tmp_path, capsys):
+    new = str(tmp_path / "new")
+    cases = {
+        Args("export", "run"): "needs the dataset's new folder",
+        Args("export", "run", str(tmp_path)): "exists already",
+        Args("export", str(tmp_path), new): "holds no run",
+        Args("export", "run", new, block_records=-1): "--block-records",
+        Args("import", "ours/any-v0", new, partial=True): "--partial",
+        Args("inspect", new, new): "nothing else",
+        Args("inspect", new): "there is no folder",
+    }
+    for args, expected in cases.items():
+        assert expected in refused(capsys, main, args)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_changed_data_and_commands(dqn, make_run, tmp_path):
