@@ -54,10 +54,9 @@ def quick_programs():
     config = importlib.import_module("jax").config
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        before = config.jax_disable_most_optimizations
         config.update("jax_disable_most_optimizations", True)
         yield
-        config.update("jax_disable_most_optimizations", before)
+        config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
@@ -71,9 +70,9 @@ def whole_programs(quick_programs):
         config.update("jax_disable_most_optimizations", True)
 
 
-# The longest first, with nothing compiled before: two processes take a group of tests at a time, and should end together.
-# Tests that are named here are groups of their own, those of golden files one for each script, all others one for each
-# file, so that what a module makes for its tests is made once. `make test` and `make test-all` print the longest thirty.
+# The longest first, with nothing compiled before: two processes take a group of tests at a time, and should end
+# together. Tests that are named here are groups of their own, those of golden files one for each script, all others one
+# for each file, so that what a module makes for its tests is made once. The longest thirty are printed at the end.
 LONGEST = """
 test_spr test_atari test_seeds test_churn::test_a_measured_run_is_the_run test_scripts::test_alone_in_an_empty_folder
 test_resume::test_killed_at_random_moments test_speed::test_end_to_end test_analysis::test_a_run

@@ -138,7 +138,7 @@ def page(table):
     ]
     found = {guard: cells(table[guard]) for guard in GUARDS}
     for script in SCRIPTS:
-        marks = ["●" if found[guard][script] else "○" if script in found[guard] else "" for guard in GUARDS]
+        marks = [{True: "●", False: "○", None: ""}[found[guard].get(script)] for guard in GUARDS]
         lines.append(f"| {script} | {' | '.join(marks)} |")
     others = sorted(name for name in table if name not in GUARDS)
     for guard in [*GUARDS, *others]:

@@ -45,7 +45,7 @@ KILLS = int(os.environ.get("KILLS", 1))
 STOPPED = SCRIPTS if "KILLS" in os.environ else ["sac", "sr_sac", "dqn", "rainbow", "dqn_atari", "der", "sr_spr"]
 OPTIONS = {script: small(script) for script in SCRIPTS}
 RESETS = {"reset_interval": 150}  # at 100, 200 and 300 steps; those of sr_spr and bbf are at 67 and 134
-OPTIONS |= {script: OPTIONS[script] | RESETS for script in ("sr_sac", "sr_dqn")}
+OPTIONS |= {script: OPTIONS[script] | RESETS for script in ("sr_sac", "sr_dqn")} | {"dqn": CARTPOLE}
 NAME = "CartPole-v1__dqn__rr1.5__"
 
 
@@ -157,7 +157,7 @@ def test_killed_at_random_moments(script, tmp_path):
         assert_same(results(copy), results(whole))
 
 
-def test_stopped_politely(undisturbed, tmp_path):
+def test_stopped_politely(tmp_path, dqn):
     """SIGTERM: the run saves, says how to go on, exits as signals do, and goes on to the same bits."""
     options = CARTPOLE | {"runs_dir": tmp_path, "checkpoint_interval": 0}
     # Until the signal has come, the run has more to do than it could.
@@ -172,8 +172,8 @@ def test_stopped_politely(undisturbed, tmp_path):
     assert process.returncode == 128 + signal.SIGTERM
     assert "the same command continues" in said
     step = newest(tmp_path)
-    run("dqn", **options | {"total_timesteps": step + 100})
-    run("dqn", **options | {"total_timesteps": step + 100, "runs_dir": tmp_path / "whole"})
+    start(dqn, **options | {"total_timesteps": step + 100})
+    start(dqn, **options | {"total_timesteps": step + 100, "runs_dir": tmp_path / "whole"})
     whole = results(tmp_path / "whole")
     shutil.rmtree(tmp_path / "whole")
     assert_same(results(tmp_path), whole)

@@ -86,7 +86,7 @@ def test_alone_in_an_empty_folder(script, tmp_path):
     assert set(hooks.documented_metrics(missing)) == tags - {"charts/updates"}, "a missing row goes unseen"
 
 
-@pytest.mark.guards("short run", "all")
+@pytest.mark.guards("run", "sac")
 def test_the_suite_cannot_hide_a_missing_requirement():
     """pytest is not where the scripts are installed: it reaches this process alone, over PYTHONPATH."""
     done = subprocess.run([sys.executable, "-c", "import pytest"], env={"PATH": "/usr/bin:/bin"}, capture_output=True)
