@@ -2,11 +2,12 @@
 # make test   lints and the fast tests, in a few minutes     make test-all   lints and all tests, in half an hour or more
 # make docs   the site     make speed   speed, also against SBX
 # make fix    spreads shared text to all scripts and writes anew what is generated      make golden   golden files
+# make lock   requirements.lock, with the exact version of everything that requirements.txt installs
 # All install what they need into .venv. PYTHON=python3.12 chooses another Python (3.11 to 3.13).
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint docs speed film fix golden format clean
+.PHONY: demo test test-all lint docs speed film fix golden format clean lock
 
 demo: .venv/ready
 	@$(BIN)/python -m benchmark.demo
@@ -49,6 +50,20 @@ fix: .venv/test/ready
 # Only where other results are meant: what the tests compare each script with, or those of one, make golden SCRIPT=dqn
 golden: .venv/test/ready
 	@PYTHONPATH=.venv/test $(BIN)/python tests/helpers/golden.py --write $(SCRIPT)
+
+# After a change of requirements.txt: from a fresh environment, in which nothing else is installed.
+lock:
+	@rm -rf .venv/lock && $(PYTHON) -m venv .venv/lock
+	@.venv/lock/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@.venv/lock/bin/python -c "$$LOCK_HEAD" > .venv/lock/new && .venv/lock/bin/python -m pip freeze --all --exclude pip >> .venv/lock/new
+	@cp .venv/lock/new requirements.lock
+
+define LOCK_HEAD
+import platform as p
+print("# All that requirements.txt installs, with exact versions: pip install --requirement requirements.lock")
+print(f"# For Python {p.python_version()} on {p.system()}, {p.machine()}. Made by `make lock`.")
+endef
+export LOCK_HEAD
 
 format: .venv/test/ready
 	@PYTHONPATH=.venv/test $(BIN)/python -m ruff format .

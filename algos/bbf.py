@@ -2,13 +2,14 @@
 
 Paper:   Schwarzer et al. 2023, "Bigger, Better, Faster: Human-level Atari with human-level efficiency" (ICML 2023).
 Parent:  sr_spr.py; differs: Args, AT_MOST_ONE, MAY_BE_ZERO, check_algorithm, ImpalaEncoder, Network, init_state,
-         sample_batch, is_decayed, make_optimizer, annealed_horizon, q_values, q_loss, total_loss, update, train_step;
-         without: NatureEncoder, pytorch_uniform_init, NoisyDense, ADAM_EPS
+         sample_batch, is_decayed, make_optimizer, annealed_horizon, q_values, q_loss, total_loss, update, reset,
+         train_step; without: NatureEncoder, pytorch_uniform_init, NoisyDense, ADAM_EPS
 Run:     python algos/bbf.py --env-id Pong-v5 --replay-ratio 2 --num-seeds 5
          The same command continues an interrupted run, to the same bits.
 Expect:  not measured yet; for GPUs. Authors' raw scores, 26 games: IQM 0.940 at replay ratio 2, 1.023 at 8.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import difflib
@@ -569,6 +570,14 @@ def num_resets_until(args, step):
     return num_updates_until(args, step) // args.reset_interval
 
 
+def steps_to_reset(args, step):
+    """Environment steps until the next reset falls due: a chunk ends there."""
+    if args.reset_interval == 0:
+        return args.total_timesteps
+    due = num_resets_until(args, step) + 1
+    return math.ceil(due * args.reset_interval / fractions.Fraction(str(args.replay_ratio))) - step
+
+
 def num_useful_resets_until(args, step):
     """Resets that fell due in the first `step` steps, but for those too late for a whole interval until resets_end.
 
@@ -588,20 +597,21 @@ def keeps_weights(layer):
     return layer.startswith("Conv_")
 
 
-def soft_reset(args, key, learner, obs):
-    """A fresh Learner, but for a part of the old weights of some layers: shrink and perturb.
+def reset(args, state):
+    """A fresh learner, but for a part of the old weights of some layers: shrink and perturb.
 
     Adam starts anew for all layers. The target network becomes a copy of the network; in the released code, its fresh
     weights are others.
     """
-    fresh = init_learner(args, key, obs)
+    reset_key = jax.random.split(state.key, 4)[3]  # train_step takes the others
+    fresh = init_learner(args, reset_key, state.obs)
 
     def blend(new, old):
         return new + args.shrink_factor * (old - new)
 
     layers = {}
     for name, new in fresh.network["params"].items():
-        old = learner.network["params"][name]
+        old = state.learner.network["params"][name]
         layers[name] = jax.tree.map(blend, new, old) if keeps_weights(name) else new
     network = {"params": layers}
     return fresh.replace(network=network, target_network=network)
@@ -625,21 +635,12 @@ def add_to(sums, values):
 
 
 def train_step(args, env_step, state, _):
-    """A reset if one is due, one environment step, then the gradient updates that belong to it."""
-    key, act_key, update_key, reset_key = jax.random.split(state.key, 4)
+    """One environment step, then the gradient updates that belong to it."""
+    key, act_key, update_key = jax.random.split(state.key, 3)
     step = state.step + 1
 
-    # Reset. One that fell due in the last step comes now, after that step's evaluation.
-    resets_before = num_useful_resets_until(args, state.step - 1)
-    reset_is_due = (state.step > 0) & (num_useful_resets_until(args, state.step) > resets_before)
-    learner = jax.lax.cond(
-        reset_is_due,
-        lambda: soft_reset(args, reset_key, state.learner, state.obs),
-        lambda: state.learner,
-    )
-
     # Act.
-    q = q_values(args, acting_network(learner), state.obs)
+    q = q_values(args, acting_network(state.learner), state.obs)
     action = act(q, act_key, epsilon(args, step))
     env, (frame, reward, terminated, truncated, lives) = env_step(state.env, action)
     life_lost = args.terminal_on_life_loss & (lives < state.lives) & ~state.done
@@ -669,7 +670,7 @@ def train_step(args, env_step, state, _):
 
     num_updates = num_updates_until(args, step) - num_updates_until(args, step - 1)
     num_updates = jnp.where(step >= args.learning_starts, num_updates, 0)
-    carry = (learner, state.priorities, state.metric_sums)
+    carry = (state.learner, state.priorities, state.metric_sums)
     learner, priorities, sums = jax.lax.fori_loop(0, num_updates, one_update, carry)
 
     # Log.
@@ -727,11 +728,30 @@ def train_chunk(args, env_step, length, state):
     return jax.vmap(one_seed, in_axes=(SEED_AXES,), out_axes=(SEED_AXES, 0))(state)
 
 
-def chunk_length(args):
-    """Steps between two looks at signals, logs and checkpoints: about 200 updates, in equal parts of a log's."""
+def chunk_length(args, step):
+    """Steps from `step` to the next look at signals, logs and checkpoints: at most about 200 updates."""
     updates_per_step = max(1, args.replay_ratio) * args.num_seeds
     chunks = math.ceil(args.log_interval * updates_per_step / 200)
-    return math.ceil(args.log_interval / chunks)
+    chunk = math.ceil(args.log_interval / chunks)  # in equal parts of a log's interval
+    since_log = step % args.log_interval
+    return min(
+        chunk - since_log % chunk,
+        args.log_interval - since_log,
+        args.total_timesteps - step,
+        steps_to_reset(args, step),
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def reset_all(args, state):
+    return jax.vmap(partial(reset, args), in_axes=(SEED_AXES,))(state)
+
+
+def before_chunk(args, step, state):
+    """Resets the learners of all seeds if that fell due in the last step: it comes after that step's evaluation."""
+    if step == 0 or num_useful_resets_until(args, step) == num_useful_resets_until(args, step - 1):
+        return state
+    return state.replace(learner=reset_all(args, state))
 
 
 def metrics(args, state):
@@ -1158,18 +1178,14 @@ def restore(env, runs, shapes, fields):
     return None
 
 
-def resume_env(args, env, runs, state, cleanup):
-    """Brings an environment to the step of the state: repeats the recorded actions, or begins new episodes (fresh)."""
+def resume_env(args, env, runs, state):
+    """The state in its environment: repeats the recorded actions, or begins new episodes (fresh)."""
     step = int(state.step)
-    first, *others = {run.seeded_at for run in runs}
-    require(not others, "the seeds have begun new episodes at different steps; continue them one by one")
-    if first > 0:
-        env = make_env(args, [run.seed for run in runs], first)
-        cleanup.callback(env.close)
+    first = runs[0].seeded_at
     if first == step:
         say(f"new episodes from step {step:,} on: not exactly the run that was never interrupted")
         renew = jax.vmap(partial(fresh_episode, args), in_axes=(SEED_AXES, 0), out_axes=SEED_AXES)
-        return env, jax.jit(renew)(state.replace(env=env.state), env.obs)
+        return jax.jit(renew)(state.replace(env=env.state), env.obs)
     recorded = []
     for run in runs:
         size = (step - first) * env.action.nbytes
@@ -1178,7 +1194,7 @@ def resume_env(args, env, runs, state, cleanup):
             file.truncate(size)
         recorded.append(np.fromfile(run.actions_path, env.action.dtype).reshape(-1, *env.action.shape))
     env.replay(np.stack(recorded, axis=1), state.obs)
-    return env, state.replace(env=env.state)
+    return state.replace(env=env.state)
 
 
 def catch_signals(cleanup):
@@ -1199,15 +1215,14 @@ def train(args, env, runs, session, state, signals):
     seeds = [run.seed for run in runs]
     step = int(state.step)
     seed_metrics = jax.jit(jax.vmap(partial(metrics, args), in_axes=(SEED_AXES,)))
-    chunk = chunk_length(args)
     actions = []  # since the last checkpoint
     bar = tqdm.tqdm(total=args.total_timesteps, initial=step, unit="step", disable=None, smoothing=0.05)
     start = log_time = time.time()
     log_step = step
     last = step >= args.total_timesteps
     while not last:
-        since_log = step % args.log_interval
-        length = min(chunk - since_log % chunk, args.log_interval - since_log, args.total_timesteps - step)
+        state = before_chunk(args, step, state)
+        length = chunk_length(args, step)
         state, (new_actions, finite) = jax.block_until_ready(train_chunk(args, env.step, length, state))
         broken = ~np.stack(list(finite.values()), axis=-1)  # (num_seeds, length, metrics)
         for late, i, metric in np.argwhere(broken.swapaxes(0, 1)):  # the first one ends the run
@@ -1224,8 +1239,8 @@ def train(args, env, runs, session, state, signals):
             rows["charts/SPS"] = np.full(len(runs), speed)
             if args.eval_interval and (step % args.eval_interval == 0 or ends):
                 rows |= evaluate(args, state.learner, seeds, step)
-                if bar.disable:
-                    returns = ", ".join(f"{value:.1f}" for value in rows["eval/episodic_return"])
+                returns = ", ".join(f"{value:.1f}" for value in rows["eval/episodic_return"])
+                with bar.external_write_mode():  # above the bar
                     say(f"step {step:,}: evaluated with a return of {returns}; {speed:,.0f} steps/s")
             for i, run in enumerate(runs):
                 run.log(step, {tag: values[i] for tag, values in rows.items()})
@@ -1265,6 +1280,7 @@ def main(args):
         cleanup.callback(env.close)
         require(args.resume == "exact" or env.replay, f"checkpoints hold {args.env_id}; leave out --resume fresh")
         init = jax.vmap(partial(init_state, args, env.action), in_axes=(0, SEED_AXES.env, 0), out_axes=SEED_AXES)
+        init = jax.jit(init)
         inputs = (jnp.array(seeds), env.state, env.obs)
         shapes = jax.eval_shape(init, *inputs)
         check_memory(shapes)
@@ -1283,12 +1299,21 @@ def main(args):
         session = new_session(args, seeds, step)
         for run in runs:
             run.start(session)
+        first, *others = {run.seeded_at for run in runs}
+        require(not others, "the seeds have begun new episodes at different steps; continue them one by one")
+        if first > 0:
+            env = make_env(args, seeds, first)
+            cleanup.callback(env.close)
         say(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds} on {jax.devices()[0]}")
-        if state is None:
-            state = jax.jit(init)(*inputs)
-            save(env, runs, state, actions=[])  # marks that all seeds have started
-        elif env.replay:
-            env, state = resume_env(args, env, runs, state, cleanup)
+        with concurrent.futures.ThreadPoolExecutor() as executor:  # to compile is most of a start: beside the rest
+            program = partial(train_chunk.lower, args, env.step, chunk_length(args, step), shapes)
+            compiling = executor.submit(lambda: program().compile())
+            if state is None:
+                state = init(*inputs)
+                save(env, runs, state, actions=[])  # marks that all seeds have started
+            elif env.replay:
+                state = resume_env(args, env, runs, state)
+            compiling.result()
         train(args, env, runs, session, state, catch_signals(cleanup))
 
 

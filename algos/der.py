@@ -10,6 +10,7 @@ Run:     python algos/der.py --env-id Pong-v5 --num-seeds 5
 Expect:  on Assault after 100k steps 508 (seed 1, six hours on a core), 539 (seed 2, two on two); published: 561 +- 48.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import difflib
@@ -600,11 +601,18 @@ def train_chunk(args, env_step, length, state):
     return jax.vmap(one_seed, in_axes=(SEED_AXES,), out_axes=(SEED_AXES, 0))(state)
 
 
-def chunk_length(args):
-    """Steps between two looks at signals, logs and checkpoints: about 200 updates, in equal parts of a log's."""
+def chunk_length(args, step):
+    """Steps from `step` to the next look at signals, logs and checkpoints: at most about 200 updates."""
     updates_per_step = max(1, args.replay_ratio) * args.num_seeds
     chunks = math.ceil(args.log_interval * updates_per_step / 200)
-    return math.ceil(args.log_interval / chunks)
+    chunk = math.ceil(args.log_interval / chunks)  # in equal parts of a log's interval
+    since_log = step % args.log_interval
+    return min(chunk - since_log % chunk, args.log_interval - since_log, args.total_timesteps - step)
+
+
+def before_chunk(args, step, state):
+    """What changes between two chunks: nothing here."""
+    return state
 
 
 def metrics(args, state):
@@ -1031,18 +1039,14 @@ def restore(env, runs, shapes, fields):
     return None
 
 
-def resume_env(args, env, runs, state, cleanup):
-    """Brings an environment to the step of the state: repeats the recorded actions, or begins new episodes (fresh)."""
+def resume_env(args, env, runs, state):
+    """The state in its environment: repeats the recorded actions, or begins new episodes (fresh)."""
     step = int(state.step)
-    first, *others = {run.seeded_at for run in runs}
-    require(not others, "the seeds have begun new episodes at different steps; continue them one by one")
-    if first > 0:
-        env = make_env(args, [run.seed for run in runs], first)
-        cleanup.callback(env.close)
+    first = runs[0].seeded_at
     if first == step:
         say(f"new episodes from step {step:,} on: not exactly the run that was never interrupted")
         renew = jax.vmap(partial(fresh_episode, args), in_axes=(SEED_AXES, 0), out_axes=SEED_AXES)
-        return env, jax.jit(renew)(state.replace(env=env.state), env.obs)
+        return jax.jit(renew)(state.replace(env=env.state), env.obs)
     recorded = []
     for run in runs:
         size = (step - first) * env.action.nbytes
@@ -1051,7 +1055,7 @@ def resume_env(args, env, runs, state, cleanup):
             file.truncate(size)
         recorded.append(np.fromfile(run.actions_path, env.action.dtype).reshape(-1, *env.action.shape))
     env.replay(np.stack(recorded, axis=1), state.obs)
-    return env, state.replace(env=env.state)
+    return state.replace(env=env.state)
 
 
 def catch_signals(cleanup):
@@ -1072,15 +1076,14 @@ def train(args, env, runs, session, state, signals):
     seeds = [run.seed for run in runs]
     step = int(state.step)
     seed_metrics = jax.jit(jax.vmap(partial(metrics, args), in_axes=(SEED_AXES,)))
-    chunk = chunk_length(args)
     actions = []  # since the last checkpoint
     bar = tqdm.tqdm(total=args.total_timesteps, initial=step, unit="step", disable=None, smoothing=0.05)
     start = log_time = time.time()
     log_step = step
     last = step >= args.total_timesteps
     while not last:
-        since_log = step % args.log_interval
-        length = min(chunk - since_log % chunk, args.log_interval - since_log, args.total_timesteps - step)
+        state = before_chunk(args, step, state)
+        length = chunk_length(args, step)
         state, (new_actions, finite) = jax.block_until_ready(train_chunk(args, env.step, length, state))
         broken = ~np.stack(list(finite.values()), axis=-1)  # (num_seeds, length, metrics)
         for late, i, metric in np.argwhere(broken.swapaxes(0, 1)):  # the first one ends the run
@@ -1097,8 +1100,8 @@ def train(args, env, runs, session, state, signals):
             rows["charts/SPS"] = np.full(len(runs), speed)
             if args.eval_interval and (step % args.eval_interval == 0 or ends):
                 rows |= evaluate(args, state.learner, seeds, step)
-                if bar.disable:
-                    returns = ", ".join(f"{value:.1f}" for value in rows["eval/episodic_return"])
+                returns = ", ".join(f"{value:.1f}" for value in rows["eval/episodic_return"])
+                with bar.external_write_mode():  # above the bar
                     say(f"step {step:,}: evaluated with a return of {returns}; {speed:,.0f} steps/s")
             for i, run in enumerate(runs):
                 run.log(step, {tag: values[i] for tag, values in rows.items()})
@@ -1138,6 +1141,7 @@ def main(args):
         cleanup.callback(env.close)
         require(args.resume == "exact" or env.replay, f"checkpoints hold {args.env_id}; leave out --resume fresh")
         init = jax.vmap(partial(init_state, args, env.action), in_axes=(0, SEED_AXES.env, 0), out_axes=SEED_AXES)
+        init = jax.jit(init)
         inputs = (jnp.array(seeds), env.state, env.obs)
         shapes = jax.eval_shape(init, *inputs)
         check_memory(shapes)
@@ -1156,12 +1160,21 @@ def main(args):
         session = new_session(args, seeds, step)
         for run in runs:
             run.start(session)
+        first, *others = {run.seeded_at for run in runs}
+        require(not others, "the seeds have begun new episodes at different steps; continue them one by one")
+        if first > 0:
+            env = make_env(args, seeds, first)
+            cleanup.callback(env.close)
         say(f"from step {step:,} to {args.total_timesteps:,} with seeds {seeds} on {jax.devices()[0]}")
-        if state is None:
-            state = jax.jit(init)(*inputs)
-            save(env, runs, state, actions=[])  # marks that all seeds have started
-        elif env.replay:
-            env, state = resume_env(args, env, runs, state, cleanup)
+        with concurrent.futures.ThreadPoolExecutor() as executor:  # to compile is most of a start: beside the rest
+            program = partial(train_chunk.lower, args, env.step, chunk_length(args, step), shapes)
+            compiling = executor.submit(lambda: program().compile())
+            if state is None:
+                state = init(*inputs)
+                save(env, runs, state, actions=[])  # marks that all seeds have started
+            elif env.replay:
+                state = resume_env(args, env, runs, state)
+            compiling.result()
         train(args, env, runs, session, state, catch_signals(cleanup))
 
 

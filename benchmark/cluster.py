@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from benchmark.jobs import ROOT, SINGLE_THREAD, Task, is_done, outcome, read_json, require
+from benchmark.jobs import ROOT, SINGLE_THREAD, ClusterJob, is_done, outcome, read_json, require
 
 WATCH_S = 2.0  # between two looks at the jobs
 LEFT_THE_QUEUE = "it left the queue before its end (cancelled, or its node failed)"
@@ -100,7 +100,7 @@ def run_slurm(jobs, args, signals, display):
         Path(job.records, f"{job.name}.json").unlink(missing_ok=True)
     if new:
         with executor.batch():
-            submitted = {job: executor.submit(Task(job, environment(args), args.timeout)) for job in new}
+            submitted = {job: executor.submit(ClusterJob(job, environment(args), args.timeout)) for job in new}
         ids |= {job: handle.job_id for job, handle in submitted.items()}
     book.write_text(json.dumps(known | {job.name: number for job, number in ids.items()}))
     found, missing = {}, dict.fromkeys(jobs, 0)
@@ -141,7 +141,7 @@ def run_ray(jobs, args, signals, display):
                 ray.cancel(handle)  # the worker is interrupted, its script saves
         while queue and len(pending) < at_once:
             job = queue.pop(0)
-            pending[work.options(name=job.name).remote(Task(job, environment(args), args.timeout))] = job
+            pending[work.options(name=job.name).remote(ClusterJob(job, environment(args), args.timeout))] = job
         ended, _ = ray.wait(list(pending), num_returns=1, timeout=WATCH_S) if pending else ([], [])
         for handle in ended:
             job = pending.pop(handle)

@@ -21,7 +21,8 @@ from pathlib import Path
 import tyro
 
 from benchmark.jobs import read_json, require
-from benchmark.suites import EVALUATION, SUITES
+from benchmark.suites import SUITES
+from benchmark.suites.suite import EVALUATION
 
 COLUMNS = ["suite", "algo", "replay_ratio", "env", "seed", "step", "metric", "value"]
 
@@ -29,7 +30,7 @@ COLUMNS = ["suite", "algo", "replay_ratio", "env", "seed", "step", "metric", "va
 @dataclass(frozen=True)
 class Args:
     suite: str
-    """name of the suite, in benchmark/suites.py"""
+    """name of the suite, in benchmark/suites/"""
     runs_dir: str = ""
     """folder of the runs' folders; runs/SUITE if not given"""
     results_dir: str = "benchmark/results"

@@ -4,15 +4,16 @@ import os
 import sys
 import time
 
-from benchmark import report, sweep
+from benchmark import sweep
 from benchmark.jobs import ROOT
+from benchmark.report.__main__ import Args, main as write_report
 
 OUT = "runs/demo_report"
 BEFORE = """\
-SAC and SR-SAC learn to swing up and balance a pole (CartpoleSwingup, at most 1,000 points) with 1, 4 and 16
-gradient updates after every step: 10,000 steps each, two seeds, small networks. At ratio 16 SR-SAC forgets all
-that it has learnt after 5,000 steps, but for its replay, and learns it again. Some 6 to 19 minutes on two cores
-({cores} here). The sweep is
+SAC learns to swing up and balance a pole (CartpoleSwingup, at most 1,000 points) with 1, 4 and 16 gradient updates
+after every step: 6,000 steps each, two seeds, small networks. SR-SAC, at ratio 16, forgets all that it has learned
+after 3,000 steps, except for its replay, and learns it again. This takes about four minutes on two cores ({cores} here). The
+sweep is
 
     python -m benchmark.sweep --suite demo --seeds 2
 
@@ -34,7 +35,7 @@ def main():
     code = sweep.run(sweep.Args(suite="demo", results_dir=OUT, seeds=2))
     if code:
         sys.exit(code)
-    report.main(report.Args(suite="demo", results_dir=OUT, docs_dir=OUT))
+    write_report(Args(suite="demo", results_dir=OUT, docs_dir=OUT))
     python, prefix = (os.path.relpath(path) for path in (sys.executable, sys.prefix))
     print(AFTER.format(minutes=(time.time() - start) / 60, out=OUT, python=python, prefix=prefix))
 

@@ -1,8 +1,8 @@
 """Jobs of a sweep: one script command each, where its run lies, how far it is, and how to run it to its end.
 
 A job is known by its run folders alone, so any process on any machine that sees them can tell what is done and go on.
-`Running` is one attempt as a child process; `Task` is what a worker of a cluster does. A job's lock is inherited by
-the script's process: it is free only when that process is gone, whoever started it and however the starter ended.
+`Running` is one attempt as a child process; `ClusterJob` is what a worker of a cluster does. A job's lock is inherited
+by the script's process: it is free only when that process is gone, whoever started it and however the starter ended.
 """
 
 import contextlib
@@ -80,15 +80,15 @@ class Job:
 
 
 def parse_flags(words):
-    """Script flags as typed -> {name: value}; the value of a switch is None."""
+    """Script flags as typed -> {name: value}; the value of a switch is True."""
     flags, name = {}, None
     for word in words:
         if word.startswith("--"):
             name, _, value = word[2:].partition("=")
             name = name.replace("_", "-")
-            flags[name] = value or None
+            flags[name] = value or True
         else:
-            require(name is not None and flags[name] is None, f"{word!r} is no flag of a script; write --name value")
+            require(name is not None and flags[name] is True, f"{word!r} is no flag of a script; write --name value")
             flags[name] = word
     return flags
 
@@ -105,17 +105,18 @@ def provenance_of(session):
 
 
 def whole_number(name, value):
+    typed = "nothing" if value is True else value
     try:
-        number = int(value)
-    except (TypeError, ValueError):
+        number = int(typed)
+    except ValueError:
         number = 0
-    require(number > 0, f"--{name} must be a whole number above 0, not {'nothing' if value is None else value}")
+    require(number > 0, f"--{name} must be a whole number above 0, not {typed}")
     return number
 
 
-def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, extra=(), tasks=()):
+def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, extra=(), tasks=(), algo_ratios=None):
     """A grid -> its jobs, first seeds first, so that a sweep that stops midway holds something of everything.
-    Of the suite's tasks only `tasks`, if any are given."""
+    Of the suite's tasks only `tasks`, if any are given; of an algorithm only the ratios that `algo_ratios` names."""
     suite = SUITES[suite_name]
     typed = parse_flags(extra)
     taken = [f"--{name}" for name in typed if name in RESERVED]
@@ -128,6 +129,8 @@ def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, ext
         for ratio in replay_ratios:
             for env_id in tasks or suite.scores:
                 for algo in algos:
+                    if ratio not in (algo_ratios or {}).get(algo, replay_ratios):
+                        continue
                     script, extra = suite.variants.get(algo, (algo, {}))
                     flags = suite.flags | ({} if script == algo else {"exp-name": algo}) | extra
                     flags |= suite.algo_flags.get(algo, {}) | suite.task_flags.get(algo, {}).get(env_id, {}) | typed
@@ -135,7 +138,7 @@ def expand(suite_name, algos, replay_ratios, seeds, seeds_per_job, runs_dir, ext
                     own |= {"num-seeds": len(numbers)} if len(numbers) > 1 else {}
                     words = [f"algos/{script}.py"]
                     for name, value in (own | flags | {"runs-dir": runs_dir}).items():
-                        words += [f"--{name}"] if value is None else [f"--{name}", str(value)]
+                        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
                     stem = f"{env_id}__{flags.get('exp-name') or algo}__rr{ratio:g}__"
                     folders = tuple(str(Path(ROOT, runs_dir, folder_name(f"{stem}{seed}"))) for seed in numbers)
                     name = folder_name(stem + (f"{first}-{numbers[-1]}" if len(numbers) > 1 else f"{first}"))
@@ -154,16 +157,16 @@ def read_json(path):
 
 
 def last_values(folder):
-    """The end of a run's metrics -> (step, newest evaluation return or None). Reads a few kilobytes at most."""
+    """The end of a run's metrics -> step, evaluation returns, the newest last. Reads a few kilobytes at most."""
     try:
         with open(Path(folder, "metrics.csv"), "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 20_000))
             lines = file.read().decode().split("\n")[1:-1]
     except OSError:
-        return 0, None
+        return 0, []
     rows = [line.split(",") for line in lines]
     returns = [float(value) for _, tag, value in rows if tag == "eval/episodic_return"]
-    return int(rows[-1][0]) if rows else 0, returns[-1] if returns else None
+    return int(rows[-1][0]) if rows else 0, returns
 
 
 def steps_done(job):
@@ -224,7 +227,8 @@ class Running:
     """One attempt at a job: its script as a child process that saves and ends if this process dies."""
 
     def __init__(self, job, lock, cores=(), environment=(), timeout=0.0):
-        self.job, self.lock, self.timeout, self.told, self.why = job, lock, timeout, None, ""
+        self.job, self.lock, self.timeout = job, lock, timeout
+        self.stop_requested_at, self.stop_reason = None, ""
         self.begin = self.busy = time.time()
         self.computed = 0.0
         with open(ROOT / job.log, "a") as log:
@@ -266,11 +270,11 @@ class Running:
                 continue
         return max(times)
 
-    def stop(self, why=""):
+    def stop(self, reason=""):
         """Tells the script to save and end. A second signal would end it unsaved, so it is told once."""
-        self.why = self.why or why
-        if self.told is None:
-            self.told = time.time()
+        self.stop_reason = self.stop_reason or reason
+        if self.stop_requested_at is None:
+            self.stop_requested_at = time.time()
             self.process.terminate()
 
     def kill(self):
@@ -280,14 +284,14 @@ class Running:
         """None while the script runs; then its outcome, recorded: {"status": "done" | "failed" | "stopped", "why"}."""
         code = self.process.poll()
         if code is None:
-            if self.timeout and self.told is None and time.time() - self.last_sign() > self.timeout:
+            if self.timeout and self.stop_requested_at is None and time.time() - self.last_sign() > self.timeout:
                 self.stop(f"no sign of life for {self.timeout:g} s")
-            if self.told and self.why and time.time() - self.told > GRACE_S:
+            if self.stop_requested_at and self.stop_reason and time.time() - self.stop_requested_at > GRACE_S:
                 self.kill()
             return None
         done = is_done(self.job)
-        why = self.why or (f"signal {-code}" if code < 0 else f"exit code {code}")
-        status = "done" if done else "stopped" if self.told and not self.why else "failed"
+        why = self.stop_reason or (f"signal {-code}" if code < 0 else f"exit code {code}")
+        status = "done" if done else "stopped" if self.stop_requested_at and not self.stop_reason else "failed"
         found = {"status": status} | ({"why": why} if status == "failed" else {})
         record(self.job, **found, wall_s=round(time.time() - self.begin, 1))
         self.lock.close()
@@ -295,7 +299,7 @@ class Running:
 
 
 @dataclass
-class Task:
+class ClusterJob:
     """What a worker of a cluster does: a job to its end, with a second attempt after a failure.
 
     Called, it returns the last attempt's outcome. It may be called again anywhere after any death: it goes on.
@@ -348,4 +352,4 @@ class Task:
 
         if self.running:
             self.finish()
-        return DelayedSubmission(Task(self.job, self.environment, self.timeout, self.patience))
+        return DelayedSubmission(ClusterJob(self.job, self.environment, self.timeout, self.patience))

@@ -43,10 +43,14 @@ from benchmark.jobs import (
 from benchmark.suites import SUITES
 
 
+BARS = "▁▂▃▄▅▆▇█"
+CURVE_LENGTH = 12  # evaluations that a line shows
+
+
 @dataclass(frozen=True)
 class Args:
     suite: str
-    """name of the suite, in benchmark/suites.py"""
+    """name of the suite, in benchmark/suites/"""
     algos: tuple[str, ...] = ()
     """scripts of algos/, or variants that the suite names; the suite's own choice if none are given"""
     tasks: tuple[str, ...] = ()
@@ -173,6 +177,7 @@ class Display:
         self.jobs, self.begin, self.said, self.drawn = jobs, time.time(), time.time(), 0.0
         self.behind = {job: cost_done(job) for job in jobs}
         self.before = sum(self.behind.values())
+        self.low = self.high = 0.0  # of all evaluation returns so far
         self.live = sys.stderr.isatty()
         options = {"total": 100.0, "bar_format": "{desc}: {percentage:3.0f}% |{bar:20}| {postfix}", "leave": False}
         self.bars = [tqdm(position=i, disable=None, **options) for i in range(places + 1)]
@@ -180,6 +185,15 @@ class Display:
     def say(self, text):
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
+
+    def curve(self, returns):
+        """The last evaluations as a line of bars, all jobs on one scale, and the newest as a number."""
+        self.low = min([self.low, *returns])
+        self.high = max([self.high, *returns])
+        scale = (len(BARS) - 1) / ((self.high - self.low) or 1)
+        heights = [round((value - self.low) * scale) for value in returns[-CURVE_LENGTH:]]
+        bars = "".join(BARS[height] for height in heights) if "utf" in sys.stderr.encoding.lower() else ""
+        return f"return {bars} {returns[-1]:.0f}"
 
     def update(self, running, ended, every=1.0):
         """`running`: the jobs at work now, None for an empty place; `ended`: those that are through, well or not."""
@@ -193,10 +207,10 @@ class Display:
         counts = f"{len(ended)} of {len(self.jobs)} jobs ended"
         counts += f", {duration((all_of_it - behind) / speed)} left" if speed > 0 else ""
         for bar, job in zip(self.bars[1:], running, strict=False):
-            step, value = last_values(job.folders[0]) if job else (0, None)
+            step, returns = last_values(job.folders[0]) if job else (0, [])
             bar.n = 100 * step / job.steps if job else 0
             bar.set_description_str(job.name if job else "(nothing to do)", refresh=False)
-            returned = "" if value is None else f", return {value:.0f}"
+            returned = f", {self.curve(returns)}" if returns else ""
             bar.set_postfix_str(f"{step:,} of {job.steps:,} steps{returned}" if job else "")
         self.bars[0].n = 100 * behind / all_of_it
         self.bars[0].set_description_str("all", refresh=False)
@@ -232,7 +246,9 @@ def run_local(jobs, args, signals, display):
             found[job] = result
             seconds = duration(time.time() - attempt.begin)
             why = f": {result['why']}; see {job.log}" if "why" in result else ""
-            display.say(f"{result['status']}: {job.name} ({seconds}){why}")
+            _, returns = last_values(job.folders[0])
+            returned = f": {display.curve(returns)}" if returns and not why else ""
+            display.say(f"{result['status']}: {job.name} ({seconds}){returned}{why}")
         for i in [i for i, attempt in enumerate(running) if attempt is None and not signals]:
             ready = next((job for job in queue if busy.get(job, 0) <= time.time()), None)
             if ready is None:
@@ -254,7 +270,7 @@ def run_local(jobs, args, signals, display):
     return found
 
 
-def plain(args, extra):
+def make_jobs(args, extra):
     """Checks what was typed and expands it -> jobs. Ends with one line if something is wrong."""
     require(args.suite in SUITES, f"there is no suite {args.suite!r}; there are {', '.join(SUITES)}")
     there = sorted([path.stem for path in (ROOT / "algos").glob("*.py")] + [*SUITES[args.suite].variants])
@@ -276,7 +292,10 @@ def plain(args, extra):
     at_a_time(args)
     runs_dir = args.runs_dir or f"runs/{args.suite}"
     tasks = tuple(dict.fromkeys(args.tasks))
-    return expand(args.suite, dict.fromkeys(algos), dict.fromkeys(ratios), args.seeds, together, runs_dir, extra, tasks)
+    algos = dict.fromkeys(algos)
+    ratios = dict.fromkeys(ratios)
+    algo_ratios = {} if args.replay_ratios else SUITES[args.suite].algo_ratios
+    return expand(args.suite, algos, ratios, args.seeds, together, runs_dir, extra, tasks, algo_ratios)
 
 
 def at_a_time(args):
@@ -286,7 +305,7 @@ def at_a_time(args):
 
 def run(args, extra=()):
     """Runs a sweep to its end -> exit code."""
-    jobs = plain(args, extra)
+    jobs = make_jobs(args, extra)
     if args.dry_run:
         print(*(job.command for job in jobs), sep="\n")
         return 0

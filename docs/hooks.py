@@ -1,4 +1,4 @@
-"""What the site generates when it is built: flags, family tree, diffs, results. Nothing of it is committed.
+"""What the site generates when it is built: flags, metrics, family tree, diffs, results. Nothing of it is committed.
 
 A page asks for it with a comment, `<!-- flags: sac -->`; GENERATORS lists them, and a comment that none of them knows
 ends the build. Plain standard library, so that tests can call it without mkdocs; with Pygments (mkdocs-material has it)
@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import unicodedata
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,11 @@ from statistics import fmean, stdev
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
+sys.path.insert(0, str(ROOT))  # these need the standard library alone
+from benchmark.jobs import provenance_of  # noqa: E402
+from benchmark.report.runs import read_curves, window_scores  # noqa: E402
+from benchmark.suites import SUITES  # noqa: E402
+
 CONTEXT = 3  # unchanged lines around a change, in a diff
 
 
@@ -45,25 +51,31 @@ def copies():
 
 
 @cache
-def suites():
-    return load(ROOT / "benchmark" / "suites.py").SUITES
-
-
-@cache
 def scripts():
     """name -> text of every script"""
     return {path.stem: path.read_text() for path in sorted((ROOT / "algos").glob("*.py"))}
 
 
+@cache
+def commands():
+    """name -> text of every command of benchmark/ and studies/; of a package, that of its module with the `Args`."""
+    found = {}
+    for folder in ("benchmark", "studies"):
+        for path in sorted([*(ROOT / folder).glob("*.py"), *(ROOT / folder).glob("*/*.py")]):
+            inside = len(path.relative_to(ROOT).parts) > 2
+            name = path.parent.name if inside else path.stem
+            text = path.read_text()
+            if not inside or "class Args" in text:
+                found[name] = text
+    return found
+
+
 def program(name):
-    """Text of a script, or of a module of benchmark/ or studies/ that is a command."""
-    path = ROOT / "benchmark" / f"{name}.py"
-    path = path if path.exists() else ROOT / "studies" / f"{name}.py"
-    if name in scripts():
-        return scripts()[name]
-    if not path.exists():
-        raise DocsError(f"there is no algos/{name}.py, no benchmark/{name}.py and no studies/{name}.py")
-    return path.read_text()
+    """Text of a script, or of a command of benchmark/ or studies/."""
+    text = scripts().get(name) or commands().get(name)
+    if text is None:
+        raise DocsError(f"there is no algos/{name}.py, and no command {name} in benchmark/ or studies/")
+    return text
 
 
 # ---------------------------------------------------------------------------------------------------- flags
@@ -109,8 +121,22 @@ def cell(text):
     return text.replace("|", "\\|")
 
 
+@cache
+def common_flags():
+    """The flags that are the same in all scripts, to the default and the comment."""
+    return set.intersection(*[set(arguments(text)) for text in scripts().values()])
+
+
+def common_flags_table(_=None):
+    text = next(iter(scripts().values()))
+    shown = [field for field in arguments(text) if field in common_flags()]
+    rows = ["| flag | default | what it does |", "|---|---|---|"]
+    rows += [f"| `{flag(own)}` | {shown_default(text, default)} | {cell(about)} |" for own, _, default, about in shown]
+    return "\n".join(rows)
+
+
 def flags_table(name):
-    """The flags of a command; of a script, with those that its parent does not have or has with another default."""
+    """The flags of a command; of a script, those that are not the same in all, with what is new beside its parent."""
     text = program(name)
     declared = copies().declaration(text) if name in scripts() else None
     inherited = {}
@@ -118,6 +144,8 @@ def flags_table(name):
         inherited |= {own: (kind, default) for own, kind, default, _ in arguments(scripts()[Path(parent).stem])}
     rows = ["| flag | default | what it does |", "|---|---|---|"]
     for own, kind, default, about in arguments(text):
+        if name in scripts() and (own, kind, default, about) in common_flags():
+            continue
         note = ""
         if declared and own not in inherited:
             note = " *(not in the parent)*"
@@ -127,7 +155,15 @@ def flags_table(name):
         rows.append(f"| {typed} | {shown_default(text, default)}{note} | {cell(about)} |")
     if len(rows) == 2:
         raise DocsError(f"{name} has no Args")
+    if name in scripts():
+        rows.append(
+            f"\nThe others are [the same in all scripts](../metrics.md#flags): {in_words(map(flag, common_names()))}."
+        )
     return "\n".join(rows)
+
+
+def common_names():
+    return [field[0] for field in arguments(next(iter(scripts().values()))) if field in common_flags()]
 
 
 # ---------------------------------------------------------------------------------------------------- scripts and diffs
@@ -285,15 +321,30 @@ def source_block(name):
     return f'```{{.python linenums="1"}}\n{text}```'
 
 
-def metrics_rows(name):
-    """The rows of a script's table of logged metrics, for the page of its child."""
-    return "\n".join(f"| `{tag}` | {about} |" for tag, about in documented_metrics(page(f"algos/{name}.md")).items())
+METRIC = re.compile(r"^ *\| `(\w+/[\w{}]+)` \| (.*?) \|$", re.M)
+
+
+def section(markdown, heading):
+    """A section of a page, without its heading."""
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", markdown, re.S | re.M)
+    if not found:
+        raise DocsError(f"a page has no section {heading!r}")
+    return found[1].strip()
+
+
+def metrics_of(names):
+    """The metrics that a script shares with others, folded up: groups of metrics.md, and scripts with their own."""
+    rows = []
+    for name in re.split(r",\s*", names):
+        text = section(page(f"algos/{name}.md"), "Logged metrics") if name in scripts() else ""
+        rows += METRIC.findall(text or section(page("metrics.md"), name))
+    shown = ["| tag | meaning |", "|---|---|", *[f"| `{tag}` | {about} |" for tag, about in rows]]
+    return '??? note "The others, which it shares with other scripts"\n\n' + textwrap.indent("\n".join(shown), "    ")
 
 
 def documented_metrics(markdown):
-    """tag -> meaning, from the table under the heading `Logged metrics` of a page."""
-    section = re.search(r"^## Logged metrics\n(.*?)(?=^## |\Z)", markdown, re.S | re.M)
-    rows = re.findall(r"^\| `(\w+/[\w{}]+)` \| (.*?) \|$", section[1], re.M) if section else []
+    """tag -> meaning, from the tables under the heading `Logged metrics` of a built page."""
+    rows = METRIC.findall(section(markdown, "Logged metrics"))
     if not rows:
         raise DocsError("a page has no table under the heading `## Logged metrics`")
     return dict(rows)
@@ -308,25 +359,12 @@ def page(uri):
 
 def committed(suite):
     """What benchmark.collect wrote -> {(algo, ratio, env): {seed: {step: return}}}, {run's folder: its record}."""
-    folder, curves = ROOT / "benchmark" / "results" / suite, defaultdict(lambda: defaultdict(dict))
-    plan = suites()[suite]
+    folder = ROOT / "benchmark" / "results" / suite
     if not (folder / "curves.csv").exists():
         return {}, {}
-    with open(folder / "curves.csv") as file:
-        for row in csv.DictReader(file):
-            if row["metric"] in plan.parts:
-                key = row["algo"], float(row["replay_ratio"]), row["env"]
-                logged = curves[key][int(row["seed"])].setdefault(row["metric"], {})
-                logged[int(row["step"])] = float(row["value"])
-    scored = {key: {seed: plan.scored(own) for seed, own in seeds.items()} for key, seeds in curves.items()}
-    return scored, json.loads((folder / "run.json").read_text())
-
-
-def scores(curves, window):
-    """{seed: {step: return}} -> {seed: its mean return over the window}, of those that have all their evaluations."""
-    steps = sorted({step for own in curves.values() for step in own if window[0] <= step <= window[1]})
-    whole = {seed: own for seed, own in curves.items() if steps and all(step in own for step in steps)}
-    return {seed: fmean(own[step] for step in steps) for seed, own in whole.items()}
+    curves = read_curves(folder / "curves.csv", suite)
+    by_task = {(*config, env): seeds for config, envs in curves.items() for env, seeds in envs.items()}
+    return by_task, json.loads((folder / "run.json").read_text())
 
 
 @cache
@@ -344,8 +382,7 @@ def provenance(runs):
     commits, machines, versions = {}, {}, {}
     for run in runs:
         for start in run["starts"]:
-            # Older runs have `layout` for it; the oldest have versions, and all else beside them.
-            made = start.get("provenance") or start.get("layout") or start | start.get("versions", {})
+            made = start | provenance_of(start)
             commit = start["commit"]
             date = commit_date(commit)
             commits[
@@ -375,17 +412,46 @@ def resets_within(run):
 
 
 def number(value):
-    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2g}"
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.1f}" if abs(value) >= 1 else f"{value:.2f}"
 
 
-def expect_table(name):
-    """What a script's committed runs reached, suite by suite."""
+def spread(mean, deviation):
+    """A mean and its deviation, from the cells of a table; normalized scores have three decimals."""
+    return (
+        f"{float(mean):.3f}"
+        if not deviation and abs(float(mean)) < 1
+        else number(float(mean)) + (f" ± {number(float(deviation))}" if deviation else "")
+    )
+
+
+def verdicts(suite):
+    """comparison.csv of a suite -> {(algo, ratio, env): its row}"""
+    path = ROOT / "benchmark" / "results" / suite / "comparison.csv"
+    if not path.exists():
+        return {}
+    with open(path) as file:
+        return {(row["algo"], float(row["replay_ratio"]), row["env"]): row for row in csv.DictReader(file)}
+
+
+def published(row, returned):
+    """What a comparison says of the published runs, and its verdict, as two cells."""
+    if row is None:
+        return "| | |"
+    theirs = spread(row["published_mean"], row["published_std"])
+    seeds = f" ({row['published_seeds']})" if row["published_std"] else ""
+    ours = spread(row["mean"], row["std"])
+    there = "" if ours == returned else f"; ours {ours} at the same steps"
+    return f"| {theirs}{seeds}{there} | {row['verdict']} |"
+
+
+def results_table(name):
+    """What a script's committed runs reached in all suites, beside published runs, as the reports compare them."""
     if name not in scripts():
         raise DocsError(f"there is no algos/{name}.py")
-    blocks = []
-    for suite, plan in suites().items():
+    rows, resetting = [], False
+    for suite, plan in SUITES.items():
         curves, runs = committed(suite)
-        rows, used, resetting = [], [], False
+        compared, link, points = verdicts(suite), f"[{suite}](../results/{suite}/index.md)", []
         for (algo, ratio, env), seeds in sorted(curves.items(), key=lambda item: (item[0][2], item[0][1], item[0][0])):
             folders = [re.sub(r"[^\w.-]", "-", f"{env}__{algo}__rr{ratio:g}__{seed}", flags=re.A) for seed in seeds]
             for folder in folders:
@@ -393,34 +459,47 @@ def expect_table(name):
                     raise DocsError(f"benchmark/results/{suite}/run.json lacks {folder}, which curves.csv has")
             if script_of(runs[folders[0]]) != name:
                 continue
-            whole = scores(seeds, plan.statistic)
+            whole = window_scores(seeds, plan.statistic)
             if not whole:
                 continue
-            own = [runs[folder] for folder, seed in zip(folders, seeds, strict=True) if seed in whole]
             values = [*whole.values()]
-            used += own
             returned = number(fmean(values)) + (f" ± {number(stdev(values))}" if len(values) > 1 else "")
-            minutes = [sum(start.get("wall_s", 0) for start in run["starts"]) / 60 for run in own]
-            took = f"{min(minutes):.0f} to {max(minutes):.0f}" if len(minutes) > 1 else f"{minutes[0]:.0f}"
-            resets = resets_within(own[0])
+            resets = resets_within(runs[folders[0]])
             resetting |= resets is not None
             called = "" if algo == name else f" (`{algo}`)"
-            row = f"| {env}{called} | {ratio:g} | {len(values)} | {returned} | {took} |"
-            rows.append(row + (f" {resets} |" if resets is not None else ""))
-        if not rows:
-            continue
-        blocks += [
-            f"**Suite [`{suite}`](../results/{suite}/index.md)**: {plan.about}. The return is {plan.score}.\n",
-            "| task | replay ratio | seeds | return | minutes |" + " resets |" * resetting,
-            "|---|---|---|---|---|" + "---|" * resetting,
-            *rows,
-            f"\n{provenance(used)}\n",
-        ]
-    if not blocks:
+            row = f"| {link} | {env}{called} | {ratio:g} | {len(values)} | {returned} "
+            rows.append((row + published(compared.get((algo, ratio, env)), returned), resets))
+            points.append((algo, ratio))
+        for (algo, ratio, env), row in compared.items():
+            if env.startswith("all tasks") and (algo, ratio) in points:
+                mean = spread(row["mean"], "")
+                start = f"| {link} | {env}, normalized | {ratio:g} | {row['seeds']} | {mean} "
+                rows.append((start + published(row, mean), None))
+    if not rows:
         return "No suite's runs of this script are committed yet."
-    how = "Mean ± standard deviation over seeds. Minutes are of one run, its evaluations included, also where "
-    how += "other work shared its core or held it up: they say little of speed.\n"
-    return "\n".join([how, *blocks])
+    head = "| suite | task | replay ratio | seeds | return | published (seeds) | verdict |"
+    lines = [head + " resets |" * resetting, "|---|---|---|---|---|---|---|" + "---|" * resetting]
+    lines += [row + (f" {'' if resets is None else resets} |" if resetting else "") for row, resets in rows]
+    about = "Mean ± standard deviation over seeds of the suite's statistic. The verdict is "
+    about += "[that of the report](../results.md#how-to-read-a-verdict) over the steps at which both were evaluated; "
+    about += "a suite's page has intervals, commits and hardware."
+    return "\n".join([*lines, "", about])
+
+
+def compared_table(_=None):
+    """How many comparisons of a task at a ratio there are in each suite, by verdict, and that of all tasks together."""
+    rows = ["| script | suite | tasks compared | of them | all tasks together |", "|---|---|---|---|---|"]
+    for suite in SUITES:
+        found = defaultdict(list)
+        for (algo, ratio, env), row in verdicts(suite).items():
+            found[(algo, ratio)].append((env, row["verdict"]))
+        for (algo, ratio), own in found.items():
+            single = [verdict for env, verdict in own if not env.startswith("all tasks")]
+            together = [verdict for env, verdict in own if env.startswith("all tasks")]
+            counts = ", ".join(f"{single.count(verdict)} {verdict}" for verdict in dict.fromkeys(sorted(single)))
+            where = f"`{algo}`, ratio {ratio:g} | [{suite}](results/{suite}/index.md)"
+            rows.append(f"| {where} | {len(single)} | {counts} | {', '.join(together)} |")
+    return "\n".join(rows)
 
 
 def figure(argument):
@@ -438,7 +517,7 @@ def raw_files(folder):
 
 def suites_table(_=None):
     rows = ["| suite | what | tasks | steps | statistic of a run | results |", "|---|---|---|---|---|---|"]
-    for name, suite in suites().items():
+    for name, suite in SUITES.items():
         shown = f"[yes](results/{name}/index.md)" if has_results(name) else "none yet"
         steps = f"{suite.flags['total-timesteps']:,}"
         rows.append(f"| `{name}` | {cell(suite.about)} | {len(suite.scores)} | {steps} | {suite.score} | {shown} |")
@@ -451,7 +530,7 @@ def has_results(suite):
 
 def teaser(suite):
     """The figure of score against replay ratio, once there is one."""
-    if suite not in suites():
+    if suite not in SUITES:
         raise DocsError(f"there is no suite {suite}")
     if not (DOCS / "results" / suite / "ratio.png").exists():
         return (
@@ -462,14 +541,14 @@ def teaser(suite):
     points = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
     return (
         f"![Score against replay ratio, with and without resets](results/{suite}/ratio.png)\n\n"
-        f"Score against replay ratio, {points} a task and ratio: {suites()[suite].about}. How it was made, what is "
+        f"Score against replay ratio, {points} a task and ratio: {SUITES[suite].about}. How it was made, what is "
         f"missing and what it is compared with: [{suite}](results/{suite}/index.md)."
     )
 
 
 def suite_flags(suite):
     """All flags that a suite gives, in words: of all runs, of a script, of a script on a task, of a variant."""
-    typed = lambda flags: f"`{' '.join(f'--{k}' if v is None else f'--{k} {v}' for k, v in flags.items())}`"
+    typed = lambda flags: f"`{' '.join(f'--{k}' if v is True else f'--{k} {v}' for k, v in flags.items())}`"
     told = [typed(suite.flags)]
     told += [f"for `{algo}` also {typed(more)}" for algo, more in suite.algo_flags.items() if more]
     for algo, tasks in suite.task_flags.items():
@@ -486,8 +565,8 @@ def sweeps(name):
         made[run["args"]["exp_name"]].append(run["args"])
     for algo, own in sorted(made.items()):
         ratios = " ".join(f"{ratio:g}" for ratio in sorted({args["replay_ratio"] for args in own}))
-        tasks = [task for task in suites()[name].scores if task in {args["env_id"] for args in own}]
-        only = f"--tasks {' '.join(tasks)} " if len(tasks) < len(suites()[name].scores) else ""
+        tasks = [task for task in SUITES[name].scores if task in {args["env_id"] for args in own}]
+        only = f"--tasks {' '.join(tasks)} " if len(tasks) < len(SUITES[name].scores) else ""
         grids[f"{only}--replay-ratios {ratios} --seeds {max(args['seed'] for args in own)}"].append(algo)
     for grid, algos in grids.items():
         yield f"python -m benchmark.sweep --suite {name} --algos {' '.join(algos)} {grid}"
@@ -495,7 +574,7 @@ def sweeps(name):
 
 def suite_page(name):
     """The page of one suite: what it is, how it is run, the report if there is one, the raw data."""
-    suite = suites()[name]
+    suite = SUITES[name]
     lines = [f"# {name}\n"]
     report = DOCS / "results" / name / "report.md"
     if report.exists():
@@ -517,35 +596,49 @@ def suite_page(name):
     return "\n".join(lines) + "\n"
 
 
-def raw_list(folder):
-    """Links to the committed tables of one folder of benchmark/results/."""
-    files = raw_files(folder)
-    if not files:
-        raise DocsError(f"benchmark/results/{folder}/ holds nothing")
-    return ", ".join(f"[{file}](../results/{folder}/{file})" for file in files)
+def included(path):
+    """A page that stands in the repository's root, where its readers look for it."""
+    text = (ROOT / path).read_text()
+    return re.sub(r"\A# .*\n+", "", text).replace("](docs/", "](").strip()
 
 
-def readme_section(heading):
-    """A section of the README, without its heading."""
-    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", (ROOT / "README.md").read_text(), re.S | re.M)
-    if not found:
-        raise DocsError(f"the README has no section {heading!r}")
-    return found[1].strip().replace("](docs/", "](")
+def log_entries():
+    """The entries of the log, the newest first: [(date, title, page, anchor)]."""
+    found = []
+    for path in sorted((DOCS / "log").glob("2*.md"), reverse=True):
+        for heading in re.findall(r"^## (.*)$", path.read_text(), re.M):
+            date, _, about = heading.partition(": ")
+            if not re.fullmatch(r"\d{4}-\d\d-\d\d", date):
+                raise DocsError(f"docs/log/{path.name}: {heading!r} does not begin with a date")
+            found.append((date, about, path.name, anchor(heading)))
+    return found
+
+
+def anchor(heading):
+    """The anchor that mkdocs gives a heading."""
+    text = re.sub(r"[^\w\s-]", "", unicodedata.normalize("NFKD", heading).encode("ascii", "ignore").decode())
+    return re.sub(r"[-\s]+", "-", text.strip().lower())
+
+
+def log_list(_=None):
+    return "\n".join(f"* {date}: [{about}]({name}#{at})" for date, about, name, at in log_entries())
 
 
 GENERATORS = {
     "flags": flags_table,
+    "common flags": common_flags_table,
     "diff": diff_html,
     "tree": tree_html,
     "scripts": scripts_table,
     "source": source_block,
-    "metrics of": metrics_rows,
-    "expect": expect_table,
+    "metrics of": metrics_of,
+    "results": results_table,
+    "compared": compared_table,
     "figure": figure,
     "suites": suites_table,
     "teaser": teaser,
-    "raw": raw_list,
-    "readme": readme_section,
+    "include": included,
+    "log": log_list,
 }
 PLACEHOLDER = re.compile(r"(?P<indent>^ +)?<!--\s*(?P<name>[a-z ]+?)\s*(?::\s*(?P<argument>.+?)\s*)?-->", re.M)
 
@@ -568,7 +661,7 @@ def render(markdown):
 
 def generated():
     """Files of the site that are not in docs/: site path -> text of a page, or path of a file to copy."""
-    found = {f"results/{name}/index.md": suite_page(name) for name in suites() if has_results(name)}
+    found = {f"results/{name}/index.md": suite_page(name) for name in SUITES if has_results(name)}
     for path in sorted((ROOT / "benchmark" / "results").glob("*/*")):
         if path.is_file():
             found[f"results/{path.parent.name}/{path.name}"] = path
@@ -582,7 +675,7 @@ def on_config(config):
     """Suites with results go into the navigation."""
     for entry in config.nav:
         if "Results" in entry:
-            entry["Results"] += [{name: f"results/{name}/index.md"} for name in suites() if has_results(name)]
+            entry["Results"] += [{name: f"results/{name}/index.md"} for name in SUITES if has_results(name)]
     return config
 
 

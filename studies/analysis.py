@@ -75,6 +75,7 @@ def with_offline(script, plain):
 
     script.num_updates_until = num_updates_until
     script.num_useful_resets_until = plain.num_useful_resets_until
+    script.num_resets_until = plain.num_resets_until
 
 
 def with_twin(script, plain):
@@ -86,10 +87,11 @@ def with_twin(script, plain):
             passive=plain.init_learner(args, jax.random.fold_in(key, 1), obs),
         )
 
-    def soft_reset(args, key, learner, obs):
+    def reset(args, state):
+        passive = state.replace(key=jax.random.fold_in(state.key, 1), learner=state.learner.passive)
         return Twins(
-            active=plain.soft_reset(args, key, learner.active, obs),
-            passive=plain.soft_reset(args, jax.random.fold_in(key, 1), learner.passive, obs),
+            active=plain.reset(args, state.replace(learner=state.learner.active)),
+            passive=plain.reset(args, passive),
         )
 
     def update(args, learner, batch, key):
@@ -107,8 +109,8 @@ def with_twin(script, plain):
     script.init_learner = init_learner
     script.update = update
     script.evaluate = evaluate
-    if hasattr(plain, "soft_reset"):
-        script.soft_reset = soft_reset
+    if hasattr(plain, "reset"):
+        script.reset = reset
 
 
 def prepare(name):

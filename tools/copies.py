@@ -41,7 +41,7 @@ OWN = set(
     "PACKAGES RUN_NAME MAY_BE_ZERO AT_MOST_ONE Args check_algorithm "
     "Actor Critic Network Learner Transition Batch State SEED_AXES init_learner init_state make_optimizer q_values "
     "q_loss total_loss critic_loss actor_loss alpha_loss update epsilon store sample_batch train_step fresh_episode "
-    "chunk_length metrics acting_network".split()
+    "chunk_length before_chunk reset metrics acting_network".split()
 )
 FAMILY_OWN = set("env_versions make_pool new_seeds make_env select_actions evaluate".split())
 

@@ -17,10 +17,10 @@ from copies import ALGOS, BANDS, bands, family
 
 MEAN_TOKENS = 12
 P90_TOKENS = 22
-LINES = {"header": 150, "ALGORITHM": 365, "RUN": 370}
+LINES = {"header": 150, "ALGORITHM": 375, "RUN": 385}
 # Frames, stacks and lost lives; prioritized replay, noisy layers and distributions; with them, a model of the future.
-ALGORITHM_LINES = dict.fromkeys(["dqn_atari", "drq_eps"], 415) | dict.fromkeys(["rainbow", "der"], 490)
-ALGORITHM_LINES |= dict.fromkeys(["spr", "sr_spr", "bbf"], 630)
+ALGORITHM_LINES = dict.fromkeys(["dqn_atari", "drq_eps"], 430) | dict.fromkeys(["rainbow", "der"], 505)
+ALGORITHM_LINES |= dict.fromkeys(["spr", "sr_spr", "bbf"], 650)
 # By words of their banners: one library; two of them; three, inside of the program and outside.
 ENVIRONMENT_LINES = {"Atari games": 175, "continuous tasks": 215, "discrete actions": 310}
 

@@ -521,8 +521,9 @@ def test_what_a_reset_renews(sr_dqn, kind, kept):
     obs, key = np.zeros((10, 10, 4), bool), jax.random.key(7)
     old = sr_dqn.init_learner(args, jax.random.key(1), obs)
     old, _ = sr_dqn.update(args, old, random_batch(sr_dqn, 7))
-    fresh = sr_dqn.init_learner(args, key, obs)
-    new = sr_dqn.reset(args, key, old, obs)
+    fresh = sr_dqn.init_learner(args, jax.random.split(key, 4)[3], obs)  # train_step takes the others
+    state = sr_dqn.init_state(args, np.int32(0), 1, jnp.int32(0), obs)
+    new = sr_dqn.reset(args, state.replace(key=key, learner=old))
     before, drawn, after = plain(old.network), plain(fresh.network), plain(new.network)
     for name, x in after.items():
         share = 0.0 if name.startswith("out") else kept
@@ -557,8 +558,7 @@ def test_a_linear_network_has_nothing_to_keep(sr_dqn):
     for resets in (0, 1):
         state, _ = advance(sr_dqn, args, env_step, state, 40)
         assert logged(sr_dqn, args, state)["charts/resets"][0] == resets
-    old = jax.tree.map(lambda x: x[0], state.learner)
-    before, after = leaves(old.network), leaves(sr_dqn.reset(args, jax.random.key(0), old, state.obs[0]).network)
+    before, after = leaves(state.learner.network), leaves(sr_dqn.reset_all(args, state).network)
     assert before.keys() == after.keys() and not any(np.array_equal(before[name], after[name]) for name in before)
 
 

@@ -19,7 +19,7 @@ from atari_runs import (
     played_by_hand,
     still,
 )
-from runs import begin, idle, logged
+from runs import before_step, begin, idle, logged
 from spr_runs import SMALLEST, learner, tiny
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -402,8 +402,10 @@ def test_what_a_reset_changes(script):
     state = play_stream(script, args, 9, 1)[0]
     old = learner(script, args, 0)
     old = old.replace(opt=jax.tree.map(lambda x: x + 1, old.opt))
-    reset = jax.jit(lambda key: script.soft_reset(args, key, old, state.obs))
+    state = state.replace(learner=old)
+    reset = jax.jit(lambda key: script.reset(args, state.replace(key=key)))
     new, again = reset(key), reset(jax.random.key(4))
+    key = jax.random.split(key, {"sr_spr": 5, "bbf": 4}[script.__name__])[-1]  # train_step takes the others
     fresh = jax.jit(partial(script.init_learner, args))(key, state.obs).network["params"]
     before, after, fresh = (roles(x) for x in (old.network["params"], new.network["params"], fresh))
     half = {name for name in after if name.startswith(("encoder", "transition"))}
@@ -449,7 +451,7 @@ def test_a_reset_within_training(script, monkeypatch):
     step = jax.jit(lambda state: script.train_step(args, still, state, None)[0])
     changed = []
     for _ in range(43):
-        before, state = state, step(state)
+        before, state = state, step(before_step(script, args, state))
         heads = [np.asarray(roles(s.learner.network["params"])["value"]["kernel"]) for s in (before, state)]
         if not np.array_equal(*heads):
             changed.append(int(state.step))
@@ -473,7 +475,6 @@ def test_annealing(bbf, monkeypatch):
     old = learner(bbf, args, 0)
     monkeypatch.setattr(bbf, "n_steps", note)
     monkeypatch.setattr(bbf, "q_values", lambda args, network, obs: jnp.zeros(4))
-    monkeypatch.setattr(bbf, "soft_reset", lambda args, key, learner, obs: learner)
     monkeypatch.setattr(jax.lax, "fori_loop", only_second)
     for count in (0, 1, 2500, 5000, 9999, 10_000, 50_000):
         opt = jax.tree.map(lambda x, count=count: x + count if x.ndim == 0 else x, old.opt)
@@ -501,12 +502,17 @@ def test_exploration(script, monkeypatch):
         raise Seen
 
     monkeypatch.setattr(script, "act", note)
-    monkeypatch.setattr(script, "soft_reset", lambda args, key, learner, obs: learner, raising=False)
     state = jax.jit(partial(first_state, script, args))(1, FRAME)
     for step in (1, 2000, 3000, 4000, 9000):
         with pytest.raises(Seen):
             script.train_step(args, None, state.replace(step=jnp.int32(step - 1)), None)
     assert found == pytest.approx([1, 1, 0.5, 0, 0])
+
+
+def nine_steps(chunk, state):
+    state, (actions, finite) = chunk(state)
+    assert all(np.all(values) for values in finite.values())
+    return state, actions
 
 
 @pytest.mark.slow
@@ -519,12 +525,14 @@ def test_a_seed_of_a_batch_is_the_run_alone(sr_spr, whole_programs):
     options["buffer_size"] = 12_345
     for seeds, i in (([1, 2], 1), ([2], 0)):
         args, env_step, state = begin(sr_spr, seeds, **options, exploration_steps=5, jumps=2, n_step=3)
-        chunk = sr_spr.train_chunk.lower(args, env_step, 29, state).compile()
+        chunk = sr_spr.train_chunk.lower(args, env_step, 9, state).compile()
         text, ring = chunk.as_text(), f"u8[{len(seeds)},12345,84,84]"
         assert ring in text and not re.findall(rf"= {re.escape(ring)}[^=]* copy(?:-start)?\(", text), "replay copied"
-        state, (actions, finite) = chunk(state)
-        assert all(np.all(values) for values in finite.values())
-        assert (state.learner.opt[0].count == 3).all() and (state.metric_sums["updates"] == 6).all()
+        state, actions = nine_steps(chunk, state)
+        for step in (9, 18, 27):
+            assert (logged(sr_spr, args, state)["charts/resets"] == 0).all()
+            state, actions = nine_steps(chunk, sr_spr.before_chunk(args, step, state))
+        assert (state.learner.opt[0].count == 14).all() and (state.metric_sums["updates"] == 17).all()
         assert logged(sr_spr, args, state)["charts/resets"].tolist() == [1] * len(seeds)
         assert all(x.dtype != np.float64 for x in jax.tree.leaves(jax.device_get(state.replace(key=None))))
         learnt = state.learner.network["params"]

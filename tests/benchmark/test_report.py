@@ -21,9 +21,14 @@ from common import load
 from rliable import metrics
 from scipy import stats
 
-from benchmark import report
-from benchmark.report import Summary
-from benchmark.suites import DMC15, SUITES
+from benchmark.report import comparison, figures, labels, published, statistics
+from benchmark.report.__main__ import Args
+from benchmark.report.__main__ import main as write_report
+from benchmark.report.runs import complete, reset_steps, window_grid
+from benchmark.report.statistics import Summary
+from benchmark.suites import SUITES
+from benchmark.suites.dmc import DMC15, OTHER_PHYSICS
+from benchmark.suites.suite import EVALUATION
 
 RAW = os.environ.get("RATIO_REFERENCE")
 needs_raw = pytest.mark.skipif(not RAW, reason="RATIO_REFERENCE names no file of published raw curves")
@@ -43,28 +48,28 @@ def longer(monkeypatch):
 
 def test_iqm_by_hand():
     scores = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 100.0]])  # 8 runs: the middle 4 are 2, 3, 4 and 5
-    assert report.iqm(scores) == 3.5
-    assert report.iqm(np.array([[1.0], [2.0], [6.0]])) == 3.0  # a quarter of three runs is none
+    assert statistics.iqm(scores) == 3.5
+    assert statistics.iqm(np.array([[1.0], [2.0], [6.0]])) == 3.0  # a quarter of three runs is none
     over_steps = np.stack([scores, 10 * scores], axis=-1)
-    np.testing.assert_array_equal(report.iqm(over_steps), [3.5, 35.0])
+    np.testing.assert_array_equal(statistics.iqm(over_steps), [3.5, 35.0])
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (3, 1), (10, 15), (2, 2)])
 def test_aggregates_are_rliables(shape):
     scores = np.random.default_rng(0).random(shape) * 1.5
-    ours = report.aggregate(scores)
+    ours = statistics.aggregate(scores)
     theirs = (metrics.aggregate_iqm, metrics.aggregate_median, metrics.aggregate_mean, metrics.aggregate_optimality_gap)
     np.testing.assert_allclose(ours, [function(scores) for function in theirs])
 
 
 def test_aggregates_by_hand():
     scores = np.array([[0.2, 0.5, 1.5], [0.4, 0.5, 1.1]])  # task means 0.3, 0.5, 1.3
-    np.testing.assert_allclose(report.aggregate(scores), [0.625, 0.5, 0.7, 1 - 3.6 / 6])
+    np.testing.assert_allclose(statistics.aggregate(scores), [0.625, 0.5, 0.7, 1 - 3.6 / 6])
 
 
 def test_profile_by_hand():
     scores = np.array([[0.1, 0.3], [0.2, 0.4]])
-    np.testing.assert_array_equal(report.profile(scores, np.array([0.0, 0.1, 0.25, 0.4])), [1, 0.75, 0.5, 0])
+    np.testing.assert_array_equal(statistics.profile(scores, np.array([0.0, 0.1, 0.25, 0.4])), [1, 0.75, 0.5, 0])
 
 
 def test_bootstrap_is_seeded_and_leaves_no_trace():
@@ -72,7 +77,7 @@ def test_bootstrap_is_seeded_and_leaves_no_trace():
     np.random.seed(7)  # noqa: NPY002
     expected = np.random.random()  # noqa: NPY002
     np.random.seed(7)  # noqa: NPY002
-    first, again, other = (report.bootstrap(scores, report.aggregate, 200, seed) for seed in (0, 0, 1))
+    first, again, other = (statistics.bootstrap(scores, statistics.aggregate, 200, seed) for seed in (0, 0, 1))
     assert np.random.random() == expected, "the caller's generator was moved"  # noqa: NPY002
     np.testing.assert_array_equal(first, again)
     assert (np.array(first[1:]) != np.array(other[1:])).any()
@@ -82,12 +87,12 @@ def test_bootstrap_is_seeded_and_leaves_no_trace():
 
 def test_tasks_with_other_physics_are_not_compared(tmp_path, monkeypatch):
     """The finger's contacts are not those of the published curves: such a task is named and left out."""
-    changed = report.OTHER_PHYSICS[0]
+    changed = OTHER_PHYSICS[0]
     tasks = (changed, *TASKS[:2])
     options = LONGER | {"scores": dict.fromkeys(tasks, (0.0, 1000.0))}
     monkeypatch.setitem(SUITES, "dmc_cpu", dataclasses.replace(SUITES["dmc_cpu"], **options))
     path = write_reference(
-        tmp_path / "raw.csv.gz", "sac", 8, {report.dm_control_name(env): [300, 320] for env in tasks}
+        tmp_path / "raw.csv.gz", "sac", 8, {published.dm_control_name(env): [300, 320] for env in tasks}
     )
     write_results(tmp_path, {("sac", 8.0, env, seed): curve(300) for env in tasks for seed in (1, 2)})
     tables, page, _ = make(tmp_path, reference=str(path), reference_algos=("sac",))
@@ -100,34 +105,34 @@ def test_bootstrap_by_hand():
     # so that both lowest come with 1/16, which is more than 2.5 %, and all four of four tasks with less (1/256).
     for tasks, expected in ((1, [1, 3]), (2, [1, 3]), (4, [1.25, 2.75])):
         scores = np.tile([[1.0], [3.0]], tasks)
-        value, low, high = report.bootstrap(scores, np.mean, 4000, 0)
+        value, low, high = statistics.bootstrap(scores, np.mean, 4000, 0)
         assert [value[0], low[0], high[0]] == [2, *expected]
 
 
 def test_one_run_has_no_interval():
-    value, low, high = report.bootstrap(np.array([[0.5, 0.7]]), report.aggregate, 200, 0)
+    value, low, high = statistics.bootstrap(np.array([[0.5, 0.7]]), statistics.aggregate, 200, 0)
     np.testing.assert_allclose(value, [0.6, 0.6, 0.6, 0.4])
     assert np.isnan([low, high]).all()
-    assert math.isnan(report.summarize([3.0]).std)
+    assert math.isnan(statistics.summarize([3.0]).std)
 
 
 def test_welch_is_scipys():
     generator = np.random.default_rng(2)
     ours, theirs = generator.normal(1, 1, 3), generator.normal(0, 4, 5)
-    found = report.welch([report.summarize(ours)], [report.summarize(theirs)])
+    found = statistics.welch([statistics.summarize(ours)], [statistics.summarize(theirs)])
     expected = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
     np.testing.assert_allclose(found, [ours.mean() - theirs.mean(), expected.low, expected.high])
 
 
 def test_welch_over_tasks():
     one, two = Summary(10, 2, 4), Summary(7, 3, 5)
-    difference, low, high = report.welch([one, one], [two, two])
+    difference, low, high = statistics.welch([one, one], [two, two])
     # Each of the two tasks adds 2^2/4 + 3^2/5 = 2.8; the mean of the two differences has half of that as its variance.
     freedom = 2 * 2.8**2 / (2 * (1 / 3 + 1.8**2 / 4)) * 2
     half = stats.t.ppf(0.975, freedom) * math.sqrt(1.4)
     np.testing.assert_allclose([difference, low, high], [3, 3 - half, 3 + half])
-    assert report.welch([Summary(2, 0, 3)], [Summary(1, 0, 3)]) == (1, 1, 1)
-    assert np.isnan(report.welch([one, Summary(1, NAN, 1)], [two, two])[1:]).all()
+    assert statistics.welch([Summary(2, 0, 3)], [Summary(1, 0, 3)]) == (1, 1, 1)
+    assert np.isnan(statistics.welch([one, Summary(1, NAN, 1)], [two, two])[1:]).all()
 
 
 def test_beside_many_is_scipys():
@@ -135,49 +140,49 @@ def test_beside_many_is_scipys():
     theirs = generator.normal(0, 4, 50)
     for ours in generator.normal(1, 1, (3, 2)), generator.normal(1, 1, (1, 1)):
         for own in ours:
-            found = report.beside_many(report.summarize(own), report.summarize(theirs))
+            found = statistics.beside_many(statistics.summarize(own), statistics.summarize(theirs))
             expected = stats.ttest_ind(own, theirs, equal_var=True).confidence_interval(0.95)
             np.testing.assert_allclose(found, [own.mean() - theirs.mean(), expected.low, expected.high])
 
 
 def test_verdicts():
-    assert report.judge(1, 9, 100) == "higher"
-    assert report.judge(-9, -1, 100) == "lower"
-    assert report.judge(-40, 50, 100) == "agrees"
-    assert report.judge(-60, 50, 100) == "too few seeds to say"
-    assert report.judge(30, 500, 100) == "higher"  # wide, and yet on one side
-    assert report.judge(NAN, NAN, 100) == "too few seeds to say"
+    assert statistics.judge(1, 9, 100) == "higher"
+    assert statistics.judge(-9, -1, 100) == "lower"
+    assert statistics.judge(-40, 50, 100) == "agrees"
+    assert statistics.judge(-60, 50, 100) == "too few seeds to say"
+    assert statistics.judge(30, 500, 100) == "higher"  # wide, and yet on one side
+    assert statistics.judge(NAN, NAN, 100) == "too few seeds to say"
 
 
 def test_window_grid():
     steps = range(5_000, 50_001, 5_000)
-    assert report.window_grid(steps, (10_000, 50_000)) == [*range(10_000, 50_001, 5_000)]
-    assert report.window_grid([10, 20, 30], (12, 38)) == [20, 30]
-    assert report.window_grid([10, 20, 30], (12, 40)) == []  # ends early
-    assert report.window_grid([30, 40, 50], (10, 50)) == []  # begins late
-    assert report.window_grid([10, 20, 40, 50], (10, 50)) == []  # a hole
-    assert report.window_grid([], (10, 50)) == []
+    assert window_grid(steps, (10_000, 50_000)) == [*range(10_000, 50_001, 5_000)]
+    assert window_grid([10, 20, 30], (12, 38)) == [20, 30]
+    assert window_grid([10, 20, 30], (12, 40)) == []  # ends early
+    assert window_grid([30, 40, 50], (10, 50)) == []  # begins late
+    assert window_grid([10, 20, 40, 50], (10, 50)) == []  # a hole
+    assert window_grid([], (10, 50)) == []
 
 
 def test_rectangle():
-    assert report.rectangle({}) == []
-    assert report.rectangle({1: "ab", 2: "ab", 3: "abc"}) == ["a", "b"]
-    assert report.rectangle({1: "abc", 2: "abc", 3: "a"}) == ["a", "b", "c"]  # 3 x 2 rather than 1 x 3
-    assert report.rectangle({1: "ab", 2: "bc"}) == ["b", "c"]  # one of equal size, always the same
+    assert statistics.rectangle({}) == []
+    assert statistics.rectangle({1: "ab", 2: "ab", 3: "abc"}) == ["a", "b"]
+    assert statistics.rectangle({1: "abc", 2: "abc", 3: "a"}) == ["a", "b", "c"]  # 3 x 2 rather than 1 x 3
+    assert statistics.rectangle({1: "ab", 2: "bc"}) == ["b", "c"]  # one of equal size, always the same
 
 
 def test_unequal_seeds_give_a_rectangle():
     scores = {"a": {1: 1.0, 3: 3.0, 4: 4.0}, "b": {5: 50.0, 2: 20.0}}
-    np.testing.assert_array_equal(report.score_matrix(scores, ["a", "b"]), [[1, 20], [3, 50]])
-    assert report.score_matrix(scores, ["a", "c"]) is None
-    assert report.score_matrix(scores, []) is None
+    np.testing.assert_array_equal(statistics.score_matrix(scores, ["a", "b"]), [[1, 20], [3, 50]])
+    assert statistics.score_matrix(scores, ["a", "c"]) is None
+    assert statistics.score_matrix(scores, []) is None
 
 
 @pytest.mark.parametrize("ratio, every", [(8, 320_000), (16, 160_000), (32, 80_000), (128, 20_000)])
 def test_reset_steps_are_the_papers(ratio, every):
-    assert report.reset_steps(2_560_000, ratio, 500_000) == tuple(range(every, 500_000, every))
-    assert report.reset_steps(2_560_000, ratio, every) == ()  # one at the end is no reset within
-    assert report.reset_steps(0, ratio, 500_000) == ()
+    assert reset_steps(2_560_000, ratio, 500_000) == tuple(range(every, 500_000, every))
+    assert reset_steps(2_560_000, ratio, every) == ()  # one at the end is no reset within
+    assert reset_steps(0, ratio, 500_000) == ()
 
 
 @pytest.mark.parametrize("interval, ratio", [(7, 0.25), (10, 3), (5, 1.5), (3, 8), (100, 0.3)])
@@ -185,7 +190,7 @@ def test_reset_steps_are_the_scripts(sr_sac, interval, ratio):
     args = sr_sac.Args(reset_interval=interval, replay_ratio=ratio)
     until = [sr_sac.num_resets_until(args, step) for step in range(400)]
     rises = [step for step in range(1, 400) if until[step] > until[step - 1]]
-    assert report.reset_steps(interval, ratio, 400) == tuple(rises)
+    assert reset_steps(interval, ratio, 400) == tuple(rises)
     assert rises
 
 
@@ -198,23 +203,23 @@ def test_reset_steps_with_an_end_are_the_scripts(script, ratio):
         args = script.Args(reset_interval=160, resets_end=end, replay_ratio=ratio)
         until = [int(script.num_useful_resets_until(args, step)) for step in range(500)]
         rises = [step for step in range(1, 500) if until[step] > until[step - 1]]
-        assert report.reset_steps(160, ratio, 500, end) == tuple(rises)
+        assert reset_steps(160, ratio, 500, end) == tuple(rises)
         assert bool(rises) == (end * ratio >= 320)
 
 
 def test_names_of_tasks():
     names = "acrobot-swingup cheetah-run finger-turn_hard fish-swim hopper-hop hopper-stand humanoid-run humanoid-stand"
     names += " humanoid-walk pendulum-swingup quadruped-run quadruped-walk reacher-hard swimmer-swimmer6 walker-run"
-    assert [report.dm_control_name(env) for env in DMC15] == names.split()
-    assert report.dm_control_name("BallInCupCatch-v1") == "ball_in_cup-catch"
-    assert report.dm_control_name("PointMassEasy-v1") == "point_mass-easy"
+    assert [published.dm_control_name(env) for env in DMC15] == names.split()
+    assert published.dm_control_name("BallInCupCatch-v1") == "ball_in_cup-catch"
+    assert published.dm_control_name("PointMassEasy-v1") == "point_mass-easy"
 
 
 def test_which_published_runs_compare():
     available = {(algo, ratio) for algo in ("sr_sac", "sac", "redq") for ratio in (1.0, 8.0, 32.0)}
 
     def found(script, ratio, schedule, end, order=("sr_sac", "sac")):
-        return [algo for algo, _ in report.comparable((script, ratio), script, schedule, available, end, order)]
+        return [algo for algo, _ in published.comparable((script, ratio), script, schedule, available, end, order)]
 
     assert found("sac", 8.0, (), 50_000) == ["sac", "sr_sac"]  # no reset of either yet: one agent
     assert found("sr_sac", 8.0, (), 50_000) == ["sr_sac", "sac"]
@@ -225,7 +230,7 @@ def test_which_published_runs_compare():
     assert found("sac", 16.0, (), 50_000) == []
     assert found("redq", 8.0, (), 50_000) == []
     assert found("redq", 8.0, (), 50_000, ("redq", "sac")) == ["redq"]
-    resets = report.reset_steps(40_000, 2, 100_000, 100_000)
+    resets = reset_steps(40_000, 2, 100_000, 100_000)
     assert resets == (20_000, 40_000, 60_000, 80_000)
     for name, steps, expected in (
         ("bbf", resets, [("bbf", 2.0)]),
@@ -234,8 +239,8 @@ def test_which_published_runs_compare():
         ("bbf", None, []),
         ("bbf_mine", resets, []),  # of bbf.py, but with whatever flags
     ):
-        assert report.comparable((name, 2.0), "bbf", steps, {("bbf", 2.0)}, 100_000, ("bbf",)) == expected
-    assert report.comparable(("dqn_mine", 1.0), "dqn", (), {("dqn", 1.0)}, 100_000, ("dqn",)) == []
+        assert published.comparable((name, 2.0), "bbf", steps, {("bbf", 2.0)}, 100_000, ("bbf",)) == expected
+    assert published.comparable(("dqn_mine", 1.0), "dqn", (), {("dqn", 1.0)}, 100_000, ("dqn",)) == []
 
 
 # From files to files
@@ -245,7 +250,7 @@ def curve(level, end=50_000, every=5_000):
     return {step: level * step / 50_000 for step in range(every, end + 1, every)}
 
 
-def write_results(folder, runs, name="dmc_cpu", metric=report.EVALUATION, made=True):
+def write_results(folder, runs, name="dmc_cpu", metric=EVALUATION, made=True):
     """runs: {(algo, ratio, env, seed): {step: return}} -> the folder that benchmark.collect leaves."""
     folder = folder / "results" / name
     folder.mkdir(parents=True)
@@ -284,7 +289,7 @@ def write_reference(path, algo, ratio, levels):
 def make(tmp_path, suite="dmc_cpu", **options):
     """Runs the report in the folder -> the suite's tables {name: rows}, the page, the folder of the figures."""
     places = {"results_dir": str(tmp_path / "results"), "docs_dir": str(tmp_path / "docs")}
-    report.main(report.Args(suite=suite, bootstrap_reps=100, **places, **options))
+    write_report(Args(suite=suite, bootstrap_reps=100, **places, **options))
     tables = {path.stem: [*csv.DictReader(open(path))] for path in (tmp_path / "results" / suite).glob("*.csv")}
     return tables, (tmp_path / "docs" / suite / "report.md").read_text(), tmp_path / "docs" / suite
 
@@ -317,7 +322,7 @@ def test_a_whole_grid(tmp_path):
         row["statistic"]: row for row in tables["aggregates"] if (row["algo"], row["replay_ratio"]) == ("sac", "1")
     }
     levels = np.array([[100 + 50 * k + 10 * seed for k in range(3)] for seed in range(1, 5)]) * 0.6 / 1000
-    np.testing.assert_allclose([float(row["value"]) for row in found.values()], report.aggregate(levels), atol=1e-6)
+    np.testing.assert_allclose([float(row["value"]) for row in found.values()], statistics.aggregate(levels), atol=1e-6)
     assert [*found] == ["iqm", "median", "mean", "optimality_gap"]
     for row in tables["aggregates"]:
         assert float(row["low"]) < float(row["value"]) < float(row["high"])
@@ -341,8 +346,8 @@ def test_a_whole_grid(tmp_path):
 @pytest.mark.usefixtures("longer")
 def test_hollow_points(tmp_path):
     write_results(tmp_path, full_grid())
-    args = report.Args(suite="dmc_cpu", results_dir=str(tmp_path / "results"), bootstrap_reps=100)
-    results = report.prepare(args)
+    args = Args(suite="dmc_cpu", results_dir=str(tmp_path / "results"), bootstrap_reps=100)
+    results = comparison.prepare(args)
     assert results.idle == {("sr_sac", 1.0)}
     assert results.schedules["sr_sac", 16.0] == (16_000, 32_000, 48_000)
 
@@ -387,7 +392,7 @@ def test_one_seed(tmp_path):
     assert all(row["value"] and not row["low"] and not row["high"] for row in tables["aggregates"])
     assert "| SAC | 1 | 0 | 1 | 0.096 | 0.096 | 0.096 | 0.904 |" in page
     assert (docs / "ratio.png").exists()
-    assert report.count({1}) == "1 seed, no interval"
+    assert figures.count({1}) == "1 seed, no interval"
 
 
 @pytest.mark.usefixtures("longer")
@@ -411,12 +416,13 @@ def test_runs_that_differ(tmp_path):
 
 @pytest.mark.usefixtures("longer")
 def test_comparison_with_raw_curves(tmp_path):
-    levels = {report.dm_control_name(env): [300 + 100 * k, 320 + 100 * k, 340 + 100 * k] for k, env in enumerate(TASKS)}
+    firsts = {published.dm_control_name(env): 300 + 100 * k for k, env in enumerate(TASKS)}
+    levels = {task: [first, first + 20, first + 40] for task, first in firsts.items()}
     path = write_reference(tmp_path / "raw.csv.gz", "sr_sac", 8, levels)
     runs = {  # the same seeds, then the same shifted by 200, in returns 120 over the window; then a single seed
         ("sac", 8.0, env, seed): curve(level + shift)
         for env, shift in zip(TASKS, (0, 200, -200), strict=True)
-        for seed, level in enumerate(levels[report.dm_control_name(env)], 1)
+        for seed, level in enumerate(levels[published.dm_control_name(env)], 1)
     }
     runs |= {("sr_sac", 8.0, TASKS[0], 1): curve(300), ("sac", 16.0, TASKS[0], 1): curve(300)}
     write_results(tmp_path, runs)
@@ -433,14 +439,14 @@ def test_comparison_with_raw_curves(tmp_path):
     assert (everything["unit"], everything["verdict"], float(everything["difference"])) == ("normalized", "agrees", 0)
     assert f"| {TASKS[1]} | SAC | 8 | 372 ± 12 (3) | SR-SAC: 252 ± 12 (3) | +120 (93 to 147) | higher |" in page
     assert "(agrees: 1, higher: 1, lower: 1)" in page
-    reference = report.read_reference(path, ("sr_sac",), TASKS, 50_000)
-    assert report.complete(reference["sr_sac", 8.0][TASKS[0]], (10_000, 50_000))[1].keys() == {0, 1, 2}
+    reference = published.read_reference(path, ("sr_sac",), TASKS, 50_000)
+    assert complete(reference["sr_sac", 8.0][TASKS[0]], (10_000, 50_000))[1].keys() == {0, 1, 2}
 
 
 @pytest.mark.usefixtures("longer")
 def test_comparison_with_published_tables(tmp_path):
     """Without raw curves the published tables serve; a table of an earlier comparison does not outlive its curves."""
-    found = report.published_summaries(report.read_published(), SUITES["dmc_cpu"], "dmc_cpu")["sr_sac", 16.0]
+    found = published.published_summaries(published.read_published(), SUITES["dmc_cpu"], "dmc_cpu")["sr_sac", 16.0]
     assert found.keys() == {*TASKS}
     runs = {("sac", 16.0, env, seed): curve(found[env].mean / 0.6 + seed - 2) for env in TASKS for seed in (1, 2, 3)}
     folder = write_results(tmp_path, runs)
@@ -501,10 +507,10 @@ def test_one_run_beside_many(tmp_path):
 
 def test_published_scores_are_drawn_beside_the_last_step(monkeypatch):
     drawn, nothing = MagicMock(), [math.nan] * 3
-    theirs = {"der": report.Summary(-9.7, 8.5, 100, middle95=(-19.4, 7.3)), "bbf": report.Summary(13.7, 6.4, 14)}
-    rows = [report.Comparison((x, 1.0), "Pong-v5", own, x, own, *nothing, "") for x, own in theirs.items()]
-    results = SimpleNamespace(suite=SUITES["atari2_cpu"], look=report.Look({*theirs}, {}), comparisons=rows)
-    find = lambda env, ratio=1.0: report.draw_final(results, drawn, drawn, ratio, env)
+    theirs = {"der": Summary(-9.7, 8.5, 100, middle95=(-19.4, 7.3)), "bbf": Summary(13.7, 6.4, 14)}
+    rows = [comparison.Comparison((x, 1.0), "Pong-v5", own, x, own, *nothing, "") for x, own in theirs.items()]
+    results = SimpleNamespace(suite=SUITES["atari2_cpu"], look=labels.Look({*theirs}, {}), comparisons=rows)
+    find = lambda env, ratio=1.0: figures.draw_final(results, drawn, drawn, ratio, env)
     np.testing.assert_allclose(find("Pong-v5"), [-19.4, 7.3, 7.3, 20.1])
     (x, y, ends), (x_2, y_2, ends_2) = (call.args for call in drawn.errorbar.call_args_list)
     assert (y, y_2) == ([-9.7], [13.7]) and 100_000 < x[0] < x_2[0] < 110_000
@@ -516,9 +522,8 @@ def test_published_scores_are_drawn_beside_the_last_step(monkeypatch):
 
 def test_points_read_off_figures_are_drawn_up_to_our_last_step():
     """MinAtar's table (Young & Tian 2019, Breakout): 6.8, 8.3, 9.3 at a quarter, a half and one million steps."""
-    args = SimpleNamespace(suite="minatar5")
-    results = SimpleNamespace(args=args, suite=SUITES["minatar5"], published=report.read_published())
-    points = lambda config, last: report.read_points(results, config, "Breakout-MinAtar", last)
+    rows, suite = published.read_published(), SUITES["minatar5"]
+    points = lambda config, last: published.read_points(rows, suite, "minatar5", config, "Breakout-MinAtar", last)
     steps, values, errors = points(("dqn", 1.0), 1_000_000)
     assert steps == (250_000, 500_000, 1_000_000) and values == (6.8, 8.3, 9.3)
     np.testing.assert_allclose(errors, 0.03 * np.array(values), rtol=1e-3)
@@ -529,11 +534,11 @@ def test_points_read_off_figures_are_drawn_up_to_our_last_step():
 def test_the_same_steps_are_compared(tmp_path):
     """Published SAC was evaluated every 10k steps: of ours, at 5k, these count. Ours at 20k alone: not compared."""
     seeds = {1: {10_000: 0.0, 15_000: 50.0, 20_000: 60.0, 25_000: 70.0, 30_000: 90.0}}
-    at = lambda every, curves=seeds: report.at_their_steps(curves, (10_000, 30_000), every)
+    at = lambda every, curves=seeds: comparison.at_their_steps(curves, (10_000, 30_000), every)
     assert at(10_000) == {1: 50.0} and at(5_000) == at(0) == {1: 54.0}
     assert at(5_000, {1: {10_000: 0.0, 20_000: 60.0, 30_000: 90.0}}) == {}
     env = "CheetahRun-v1"
-    theirs = report.published_summaries(report.read_published(), SUITES["dmc_cpu"], "dmc_cpu")
+    theirs = published.published_summaries(published.read_published(), SUITES["dmc_cpu"], "dmc_cpu")
     assert theirs["sac", 1.0][env].every == 10_000 and theirs["sr_sac", 16.0][env].every == 5_000
     write_results(tmp_path, {("sac", 16.0, env, s): curve(10 * s, end=30_000, every=10_000) for s in (1, 2)})
     tables, text = make(tmp_path)[:2]
@@ -627,13 +632,13 @@ def test_suites_have_a_scale_and_a_window():
 
 
 def test_published_tables():
-    rows = report.read_published()
+    rows = published.read_published()
     assert len(rows) > 500
     seen = set()
     for row in rows:
-        assert [*row] == report.PUBLISHED_COLUMNS
-        assert row["statistic"] in report.PUBLISHED_STATISTICS and row["algorithm"] in report.LABELS
-        read = row["statistic"] in report.READ.values()
+        assert [*row] == published.PUBLISHED_COLUMNS
+        assert row["statistic"] in published.PUBLISHED_STATISTICS and row["algorithm"] in labels.LABELS
+        read = row["statistic"] in published.READ.values()
         origin = r"[\w-]+/[\w-]+(@[0-9a-f]{7}|/bigger_better_faster)$"
         assert row["paper"] and (read or re.search(origin, row["source"]))
         assert row["resets"] in ("0", "1") and (
@@ -647,13 +652,13 @@ def test_published_tables():
         key = tuple(row[name] for name in "algorithm replay_ratio suite task step statistic".split())
         assert key not in seen
         seen.add(key)
-    described = (report.PUBLISHED / "README.md").read_text()
-    assert all(f"`{path.name}`" in described for path in report.PUBLISHED.glob("*.csv"))
+    described = (published.PUBLISHED / "README.md").read_text()
+    assert all(f"`{path.name}`" in described for path in published.PUBLISHED.glob("*.csv"))
 
 
 def test_published_iqms_are_the_papers():
     """IQM over task x seed at 500k steps, as recomputed independently of this code."""
-    lines, points = report.published_iqms(report.read_published(), "dmc15", SUITES["dmc15"])
+    lines, points = published.published_iqms(published.read_published(), "dmc15", SUITES["dmc15"])
     at_end = {config: round(1000 * values[steps.index(500_000)]) for config, (steps, values) in lines.items()}
     assert at_end == {("sr_sac", r): v for r, v in ((8, 628), (16, 615), (32, 692), (128, 740))} | {("redq", 20): 511}
     assert points.keys() == {("sr_sac", ratio) for ratio in (8, 16, 32, 128)}
@@ -661,16 +666,16 @@ def test_published_iqms_are_the_papers():
 
 def iqms_at(path, step):
     """IQM over task x seed of DMC15's raw curves at one step, from the file as the report reads it."""
-    reference = report.read_reference(path, ("sr_sac",), DMC15, step)
+    reference = published.read_reference(path, ("sr_sac",), DMC15, step)
     found = {}
     for config, envs in reference.items():
         scores = {env: {seed: own[step] for seed, own in seeds.items() if step in own} for env, seeds in envs.items()}
-        found[int(config[1])] = float(report.iqm(report.score_matrix(scores, [*DMC15])))
+        found[int(config[1])] = float(statistics.iqm(statistics.score_matrix(scores, [*DMC15])))
     return found
 
 
 def test_iqms_of_raw_curves(tmp_path):
-    levels = {report.dm_control_name(env): [10 * k, 10 * k + 5] for k, env in enumerate(DMC15)}
+    levels = {published.dm_control_name(env): [10 * k, 10 * k + 5] for k, env in enumerate(DMC15)}
     path = write_reference(tmp_path / "raw.csv.gz", "sr_sac", 8, levels)
     assert iqms_at(path, 50_000) == {8: 72.5}  # 30 runs at 0, 5, ..., 145: the middle 16 are 35 to 110
 
@@ -685,8 +690,9 @@ def test_iqms_of_published_curves():
 @pytest.mark.parametrize("name", ["dmc15", "dmc_cpu", "dmc3_50k", "dmc2_100k"])
 def test_published_windows_are_the_raw_curves(name):
     suite = SUITES[name]
-    raw = report.read_reference(RAW, ("sr_sac", "sac"), suite.scores, suite.statistic[1])
-    assert report.reference_summaries(raw, suite) == report.published_summaries(report.read_published(), suite, name)
+    raw = published.read_reference(RAW, ("sr_sac", "sac"), suite.scores, suite.statistic[1])
+    tables = published.published_summaries(published.read_published(), suite, name)
+    assert published.reference_summaries(raw, suite) == tables
 
 
 @needs_raw

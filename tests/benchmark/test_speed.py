@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 from common import ROOT
 
-from benchmark import speed
+from benchmark.speed import measurements, turns
+from benchmark.speed.__main__ import Args
 
 TINY = "--ratios 2 --seeds 1 --batch-size 8 --hidden-dim 4 --rounds 2 --seconds 0.05 --env-id CartpoleSwingup-v1"
 # A measuring process that finds the rates it is given, one per turn, whatever the machine does.
@@ -70,17 +71,17 @@ def test_errors(words, message, tmp_path):
 
 
 def fake(*rates):
-    return speed.Worker([sys.executable, "-c", FAKE, json.dumps(rates)])
+    return turns.Worker([sys.executable, "-c", FAKE, json.dumps(rates)])
 
 
 def test_ratios_are_taken_within_a_turn(monkeypatch, capsys):
     """Against SBX, with processes whose rates are known: what stands in the tables follows from these."""
     own = lambda args, core=None, seeds=1, **_: fake(150, 90) if core is not None else fake(*[100 * seeds, 200 * seeds])
-    monkeypatch.setattr(speed, "own_worker", own)
-    monkeypatch.setattr(speed, "sbx_worker", lambda args, ratio, seed=1, core=None: fake(50, 80))
+    monkeypatch.setattr(measurements, "own_worker", own)
+    monkeypatch.setattr(measurements, "sbx_worker", lambda args, ratio, seed=1, core=None: fake(50, 80))
     noted = []
-    args = speed.Args(rounds=2, ratios=(4,), seeds=3)
-    speed.measure_sbx(args, lambda part, own, **what: noted.append(what | own), [0, 1])
+    args = Args(rounds=2, ratios=(4,), seeds=3)
+    measurements.measure_sbx(args, lambda part, own, **what: noted.append(what | own), [0, 1])
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if "|" in line
     ]
@@ -100,16 +101,16 @@ def test_ratios_are_taken_within_a_turn(monkeypatch, capsys):
 
 
 def test_a_measuring_process_that_dies(capfd):
-    workers = [fake(1, 2), speed.Worker([sys.executable, "-c", "raise ValueError('no')"])]
+    workers = [fake(1, 2), turns.Worker([sys.executable, "-c", "raise ValueError('no')"])]
     with pytest.raises(SystemExit, match="error: a measuring process ended with code 1"):
-        speed.in_turns(speed.Args(), {"one": workers[:1], "two": workers[1:]})
+        turns.in_turns(Args(), {"one": workers[:1], "two": workers[1:]})
     assert all(worker.process.poll() is not None for worker in workers)
     assert "ValueError: no" in capfd.readouterr().err
 
 
 def test_what_has_no_room_is_left_out(capfd):
     """Of large programs, which are begun one after another: the others are measured, and it is named."""
-    dying = speed.Worker([sys.executable, "-c", "raise MemoryError('no room')"])
+    dying = turns.Worker([sys.executable, "-c", "raise MemoryError('no room')"])
     events, programs = [], {"one": fake(1, 2), "two": dying, "three": fake(3, 4)}
 
     def watched(name, what, call):
@@ -119,7 +120,7 @@ def test_what_has_no_room_is_left_out(capfd):
     for name, worker in programs.items():
         worker.begin = partial(watched, name, "begin", worker.begin)
         worker.answer = partial(watched, name, "answer", worker.answer)
-    found = speed.in_turns(speed.Args(rounds=2), {name: [worker] for name, worker in programs.items()}, large=True)
+    found = turns.in_turns(Args(rounds=2), {name: [worker] for name, worker in programs.items()}, large=True)
     assert {name: own["rates"] for name, own in found.items()} == {"one": [1, 2], "three": [3, 4]}
     assert events[:6] == [(what, name) for name in programs for what in ("begin", "answer")]
     said = capfd.readouterr().err

@@ -110,7 +110,7 @@ def test_without_algos_and_ratios_a_suite_runs_its_own():
     def made(*typed):
         words = ["--suite", "minatar3_ratios", "--tasks", "Freeway-MinAtar", "--seeds", "1", *typed]
         return [
-            (job.name.split("__")[1], job.replay_ratio) for job in sweep.plain(tyro.cli(sweep.Args, args=words), ())
+            (job.name.split("__")[1], job.replay_ratio) for job in sweep.make_jobs(tyro.cli(sweep.Args, args=words), ())
         ]
 
     ratios = (0.25, 1.0, 4.0)
@@ -140,7 +140,7 @@ def test_variants_and_flags_of_a_task():
 def test_flags_as_typed():
     assert parse_flags(["--a-b", "1", "--switch", "--c=x=y", "--d_e", "-3"]) == {
         "a-b": "1",
-        "switch": None,
+        "switch": True,
         "c": "x=y",
         "d-e": "-3",
     }

@@ -9,6 +9,8 @@ import pytest
 from common import ROOT, SCRIPTS
 from site_hooks import hooks
 
+from benchmark.suites import dmc
+
 DOCS = ROOT / "docs"
 
 # Flags of other programs that pages name, each with the file that shows that it exists; None for common tools.
@@ -16,24 +18,25 @@ FOREIGN = {
     "--fix": "tools/copies.py",
     "--lists": "tools/copies.py",
     "--changes": "tools/copies.py",
-    "--xla_cpu_multi_thread_eigen": "benchmark/speed.py",
+    "--xla_cpu_multi_thread_eigen": "benchmark/jobs.py",
     "--help": None,
     "--logdir": None,
     "--load_fast": None,
+    "--sync-tensorboard": None,
+    "--link": None,
+    "--no-clobber": None,
 }
 OUTPUTS = ("docs/results",)  # written by commands: need not exist
-SECTIONS = (
-    *("Run it", "What to expect", "Differences from the paper", "Logged metrics", "Flags"),
-    *("Reproduce the curves", "Limits"),
-)
+SECTIONS = ("Run it", "Results", "Differences from the paper", "Logged metrics", "Flags", "Limits")
+ROOT_PAGES = ("README.md", "CONTRIBUTING.md", "AGENTS.md")
 
 
 @functools.cache
 def pages():
-    """Every page that is written by hand, with what is generated in it, and the README: name -> Markdown."""
+    """Every page that is written by hand, with what is generated in it, and those of the root: name -> Markdown."""
     found = {str(path.relative_to(DOCS)): hooks.render(path.read_text()) for path in sorted(DOCS.rglob("*.md"))}
     found = {name: text for name, text in found.items() if not re.fullmatch(r"results/\w+/report\.md", name)}
-    return found | {"README": (ROOT / "README.md").read_text()}
+    return found | {name: (ROOT / name).read_text() for name in ROOT_PAGES}
 
 
 @functools.cache
@@ -43,9 +46,7 @@ def flags_of(program):
 
 @functools.cache
 def programs():
-    tools = [path for folder in ("benchmark", "studies") for path in (ROOT / folder).glob("*.py")]
-    commands = [path.stem for path in tools if "class Args" in path.read_text()]
-    return [*SCRIPTS, *commands]
+    return [*SCRIPTS, *[name for name, text in hooks.commands().items() if "class Args" in text]]
 
 
 def code(markdown):
@@ -59,7 +60,7 @@ def unknown_flags(markdown):
     """Flags in a page's code that no program has; and in its commands, flags that their program does not have."""
     every = set().union(*map(flags_of, programs()))
     found = []
-    for text in code(markdown):
+    for text in code(markdown.replace("\\\n", " ")):
         named = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", text))
         found += [name for name in named if name.replace("--no-", "--") not in every and name not in FOREIGN]
         for line in re.findall(r"python (?:algos/|-m (?:benchmark|studies)\.)[^\n`]*", text):
@@ -74,7 +75,7 @@ def unknown_flags(markdown):
                 for words, there in zip((own, passed), known, strict=True):
                     typed = [word.split("=")[0] for word in shlex.split(words.replace("...", "")) if word[:2] == "--"]
                     found += [f"{program}: {flag}" for flag in typed if flag.replace("--no-", "--") not in there]
-            elif "full_entropy" not in program:  # the example of fork.md
+            elif "full_entropy" not in program:  # the example of CONTRIBUTING.md
                 found.append(f"no program {program}")
     return found
 
@@ -106,7 +107,7 @@ def broken_paths(name, markdown):
         path = target.split("#")[0]
         if not path or re.match(r"https?://", path):
             continue
-        if name == "README":
+        if name in ROOT_PAGES:
             there = (ROOT / path).exists()
         else:
             parts = []
@@ -128,11 +129,11 @@ def test_paths_exist():
 
 
 def test_a_path_that_does_not_exist_is_seen():
-    assert broken_paths("algos/sac.md", "[x](../nowhere.md) [y](../words.md#z) `tests/test_nothing.py`") == [
+    assert broken_paths("algos/sac.md", "[x](../nowhere.md) [y](../concepts.md#z) `tests/test_nothing.py`") == [
         "../nowhere.md",
         "tests/test_nothing.py",
     ]
-    assert broken_paths("README", "[x](docs/nowhere.png)") == ["docs/nowhere.png"]
+    assert broken_paths("README.md", "[x](docs/nowhere.png)") == ["docs/nowhere.png"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -140,14 +141,56 @@ def test_every_script_has_a_page_with_all_sections(script):
     text = hooks.page(f"algos/{script}.md")
     wanted = [*SECTIONS, *(["Changes from the parent"] if hooks.parents(script) else [])]
     assert [name for name in wanted if f"\n## {name}\n" not in text] == []
-    for what in ("flags", "expect", "source", *(["diff"] if hooks.parents(script) else [])):
+    for what in ("flags", "results", "source", *(["diff"] if hooks.parents(script) else [])):
         assert f"<!-- {what}: {script} -->" in text, what
     assert f"algos/{script}.md" in (ROOT / "mkdocs.yml").read_text()
+    for heading, tables, figures in (("Results", 1, 1), ("Logged metrics", 2, 0)):
+        shown = hooks.section(hooks.render(text), heading)
+        assert len(re.findall(r"^ *\|-+\|", shown, re.M)) <= tables, f"{heading}: more than {tables} tables"
+        assert shown.count("](../results/") - shown.count("/index.md)") <= figures, (
+            f"{heading}: more than {figures} figures"
+        )
+    assert re.match(r"\*\*.+?\*\*", hooks.section(text, "Results"), re.S), "the results begin with a verdict"
 
 
 def test_navigation_is_the_pages():
-    named = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text().split("nav:")[-1]))
-    assert named == {name for name in pages() if name != "README"}
+    named = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text().split("nav:")[-1]))
+    assert named == set(pages()) - set(ROOT_PAGES)
+
+
+# What belongs in the log, or beside a measured speed: machines, hours, what cannot be repeated.
+LABORATORY = re.compile(r"AMD EPYC|no command does this|curves? (was |were )?not kept|beside (much )?other work")
+
+
+def test_only_the_log_names_machines():
+    assert LABORATORY.search((DOCS / "log/2026-11.md").read_text())
+    for name in pages():
+        written = (ROOT / name if name in ROOT_PAGES else DOCS / name).read_text()
+        if not re.match(r"log/|speed\.md", name):
+            assert not LABORATORY.search(written), name
+
+
+def test_the_log_is_dated_newest_first():
+    dates = [date for date, *_ in hooks.log_entries()]
+    assert dates == sorted(dates, reverse=True) and len(dates) > 10
+    for date, _, page, _ in hooks.log_entries():
+        assert page == f"{date[:7]}.md"
+
+
+def test_what_is_common_to_scripts_is_written_once():
+    """A script's page repeats no metric of metrics.md, and on Atari no row of the protocol's differences. (How an
+    agent evaluates differs.)"""
+    common = {tag for tag, _ in hooks.METRIC.findall(hooks.page("metrics.md"))}
+    protocol = hooks.section(hooks.page("atari.md"), "Differences from the published protocols")
+    shared = set(re.findall(r"^\| ([^|]+?) \| ", protocol, re.M)) - {"what", "evaluation"}
+    assert len(common) > 10 and "frames" in shared
+    for script in SCRIPTS:
+        text = hooks.page(f"algos/{script}.md")
+        own = {tag for tag, _ in hooks.METRIC.findall(hooks.section(text, "Logged metrics"))}
+        assert not own & common and (own or script == "sr_sac"), script
+        if "](../atari.md" in text:
+            said = set(re.findall(r"^\| ([^|]+?) \| ", hooks.section(text, "Differences from the paper"), re.M))
+            assert not said & shared, script
 
 
 @pytest.mark.parametrize("script", [name for name in SCRIPTS if hooks.parents(name)])
@@ -178,11 +221,13 @@ def test_diff_of_changed_scripts(monkeypatch):
     """A line that is changed in a declared definition is in the diff; one in an undeclared definition is not. What is
     left out is shown as removed."""
     changed = dict(hooks.scripts())
-    changed["sr_sac"] = changed["sr_sac"].replace("step = state.step + 1", "step = state.step + 2")
+    changed["sr_sac"] = changed["sr_sac"].replace(
+        "due = num_resets_until(args, step) + 1", "due = num_resets_until(args, step) + 2"
+    )
     changed["sr_sac"] = changed["sr_sac"].replace("return jnp.tanh(pre_tanh)", "return jnp.sin(pre_tanh)")
     monkeypatch.setattr(hooks, "scripts", lambda: changed)
     shown = re.sub("<.*?>", "", hooks.diff_html("sr_sac"))
-    assert "step = state.step + 2" in shown and "jnp.sin" not in shown
+    assert "due = num_resets_until(args, step) + 2" in shown and "jnp.sin" not in shown
     changed["sr_sac"] = changed["sr_sac"].replace("sac.py; differs:", "sac.py; without: sample_action; differs:")
     shown = hooks.diff_html("sr_sac")
     assert "<code>sample_action</code> of sac.py, not here" in shown
@@ -194,8 +239,11 @@ def test_tree_and_flags():
     tree = hooks.tree_html()
     assert {"sac", "dqn"} <= {*re.findall(r"<strong>(\w+)\.py", tree)} and tree.count("<li>") == len(SCRIPTS)
     assert "<code>num_resets_until</code>" in tree
-    table = hooks.flags_table("sr_sac")
-    assert table.count("\n") == 1 + len(hooks.arguments(hooks.scripts()["sr_sac"]))
+    table, common = hooks.flags_table("sr_sac"), hooks.common_flags_table()
+    shown = [re.findall(r"^\| `--([\w-]+)`", text, re.M) for text in (table, common)]
+    every = [name.replace("_", "-") for name, *_ in hooks.arguments(hooks.scripts()["sr_sac"])]
+    assert sorted([*shown[0], *shown[1]]) == sorted(every) and "seed" in shown[1] and "replay-ratio" in shown[0]
+    assert "`--seed`, `--num-seeds`" in table.splitlines()[-1]
     assert "| `--reset-interval` | `2,560,000` *(not in the parent)* |" in table
     assert "| `--replay-ratio` | `32` *(parent: 1)* |" in table and "| `--gamma` | `0.99` | discount factor |" in table
 
@@ -205,7 +253,7 @@ def test_a_request_that_nothing_answers_ends_the_build():
         "<!-- flgas: sac -->",
         "<!-- flags: nothing -->",
         "<!-- TODO -->",
-        "<!-- raw: nowhere -->",
+        "<!-- metrics of: nothing -->",
         "<!-- figure: x: nowhere.png -->",
         "<!-- diff: sac -->",
     ):
@@ -218,8 +266,7 @@ def test_a_request_that_nothing_answers_ends_the_build():
 def test_results_are_those_of_the_tables(version, tmp_path, monkeypatch):
     """A small suite's committed files: scores, intervals, minutes, resets and provenance by hand, also of runs that
     older scripts made."""
-    for read in (hooks.suites, hooks.scripts):
-        read()  # the project's, once, whichever test comes first
+    hooks.scripts()  # the project's, once, whichever test comes first
     monkeypatch.setattr(hooks, "ROOT", tmp_path)
     folder = tmp_path / "benchmark" / "results" / "dmc_cpu"
     folder.mkdir(parents=True)
@@ -239,18 +286,31 @@ def test_results_are_those_of_the_tables(version, tmp_path, monkeypatch):
         }
     (folder / "curves.csv").write_text("\n".join(rows) + "\n")
     (folder / "run.json").write_text(hooks.json.dumps(runs))
-    shown = hooks.expect_table("sr_sac")
-    assert "| WalkerRun-v1 | 16 | 3 | 100 ± 30 | 1 to 3 | 3 |" in shown  # resets at 8k, 16k, 24k
-    assert "Commit 0123456; A CPU, 1 thread a run; jax 1, EnvPool 2." in shown
-    assert hooks.expect_table("sac") == "No suite's runs of this script are committed yet."
+    row = "| [dmc_cpu](../results/dmc_cpu/index.md) | WalkerRun-v1 | 16 | 3 | 100 ± 30 "
+    assert f"{row}| | | 3 |" in hooks.results_table("sr_sac")  # resets at 8k, 16k, 24k
+    head = "suite,algo,replay_ratio,env,unit,seeds,mean,std,published,published_seeds,published_mean,published_std"
+    compared = [f"{head},difference,low,high,verdict"]
+    compared.append("dmc_cpu,sr_sac,16,WalkerRun-v1,return,3,100.00,30.00,sr_sac,5,120.4,8.0,-20,-90,50,agrees")
+    compared.append(
+        "dmc_cpu,sr_sac,16,all tasks compared (1),normalized,3,0.1,,sr_sac,5,0.1204,,-0.02,-0.09,0.05,lower"
+    )
+    (folder / "comparison.csv").write_text("\n".join(compared) + "\n")
+    assert f"{row}| 120 ± 8.0 (5) | agrees | 3 |" in hooks.results_table("sr_sac")
+    assert "| all tasks compared (1), normalized | 16 | 3 | 0.100 | 0.120 | lower |  |" in hooks.results_table("sr_sac")
+    assert (
+        "| `sr_sac`, ratio 16 | [dmc_cpu](results/dmc_cpu/index.md) | 1 | 1 agrees | lower |" in hooks.compared_table()
+    )
+    (folder / "comparison.csv").write_text("\n".join(compared).replace("100.00,30.00", "90,20"))
+    assert f"{row}| 120 ± 8.0 (5); ours 90 ± 20 at the same steps | agrees | 3 |" in hooks.results_table("sr_sac")
+    assert hooks.results_table("sac") == "No suite's runs of this script are committed yet."
     page = hooks.generated()["results/dmc_cpu/index.md"]
+    assert "Commit 0123456; A CPU, 1 thread a run; jax 1, EnvPool 2." in page
     assert "## Raw data" in page and "for `sr_sac` also `--reset-interval 128000`" in page
     assert "\npython -m benchmark.sweep --suite dmc_cpu --algos sr_sac --tasks WalkerRun-v1 --replay-ratios 16" in page
 
 
 def test_without_results_there_is_a_site(tmp_path, monkeypatch):
-    for read in (hooks.suites, hooks.scripts):
-        read()  # the project's, once, whichever test comes first
+    hooks.scripts()  # the project's, once, whichever test comes first
     monkeypatch.setattr(hooks, "ROOT", tmp_path)
     monkeypatch.setattr(hooks, "DOCS", tmp_path / "docs")
     assert hooks.generated() == {}
@@ -266,9 +326,9 @@ def test_the_report_becomes_a_page(tmp_path, monkeypatch):
     assert text.startswith("# dmc_cpu\n") and text.count("# dmc_cpu\n") == 1 and "![x](x.png)\n\n## Verdicts" in text
 
 
-def test_the_example_of_fork_works():
-    """The child that fork.md makes of sac.py keeps the rules, with its declaration and not without."""
-    text, copies = (DOCS / "fork.md").read_text(), hooks.copies()
+def test_the_example_of_contributing_works():
+    """The child that CONTRIBUTING.md makes of sac.py keeps the rules, with its declaration and not without."""
+    text, copies = (ROOT / "CONTRIBUTING.md").read_text(), hooks.copies()
     old, new = re.findall(r"```python\n(    target_entropy = .*)\n```", text)
     declaration = re.search(r"^Parent: .*$", text, re.M)[0]
     parent = hooks.scripts()["sac"]
@@ -283,5 +343,4 @@ def test_the_example_of_fork_works():
     }
     assert copies.breaches(idle) == ["sac_full_entropy.py: `differs:` names alpha_loss in vain, or twice"]
     suite = re.search(r"```python\n(    \"hoppers\".*?)```", text + (DOCS / "sweep.md").read_text(), re.S)[1]
-    module = hooks.load(ROOT / "benchmark" / "suites.py")
-    assert list(eval("{" + suite + "}", vars(module))["hoppers"].scores) == ["HopperHop-v1", "HopperStand-v1"]
+    assert list(eval("{" + suite + "}", vars(dmc))["hoppers"].scores) == ["HopperHop-v1", "HopperStand-v1"]

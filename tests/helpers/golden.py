@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from runs import before_step
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -145,6 +146,7 @@ def record(script, options, results=None):
     step = make_step(script, args)
     rows = []
     for i in range(STEPS):
+        state = before_step(script, args, state)
         state = step(state, jax.tree.map(lambda x, i=i: x[i], results))
         priorities = getattr(state, "priorities", getattr(state, "tree", None))
         row = jax.device_get(look(state.learner, state.metric_sums, priorities))

@@ -20,10 +20,31 @@ def begin(script, seeds, **options):
 
 
 def advance(script, args, env_step, state, steps):
-    """-> State, actions (num_seeds, steps, ...)"""
-    state, (actions, finite) = script.train_chunk(args, env_step, steps, state)
-    assert all(np.all(values) for values in finite.values())
-    return state, np.asarray(actions)
+    """Steps as the loop of a run makes them, in chunks that end where a reset falls due.
+
+    -> State, actions (num_seeds, steps, ...)
+    """
+    step = int(state.step)
+    end = step + steps
+    actions = []
+    while step < end:
+        state = script.before_chunk(args, step, state)
+        length = end - step
+        if hasattr(script, "steps_to_reset"):
+            length = min(length, script.steps_to_reset(args, step))
+        state, (new_actions, finite) = script.train_chunk(args, env_step, length, state)
+        assert all(np.all(values) for values in finite.values())
+        actions.append(np.asarray(new_actions))
+        step += length
+    return state, np.concatenate(actions, axis=1)
+
+
+def before_step(script, args, state):
+    """A reset of this one seed where it falls due: what the loop of a run does before a chunk."""
+    shared = {name: getattr(state, name) for name in ("step", "env") if getattr(script.SEED_AXES, name) is None}
+    seeds = jax.tree.map(lambda x: x[None], state).replace(**shared)
+    learner = script.before_chunk(args, int(state.step), seeds).learner
+    return state.replace(learner=jax.tree.map(lambda x: x[0], learner))
 
 
 def logged(script, args, state):

@@ -13,7 +13,8 @@ paths = [*sys.path[:2], os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # the jobs too find toy_envs.py
 
 from benchmark import jobs, sweep  # noqa: E402
-from benchmark.suites import SUITES, Suite  # noqa: E402
+from benchmark.suites import SUITES  # noqa: E402
+from benchmark.suites.suite import Suite  # noqa: E402
 
 FLAGS = {
     "total-timesteps": 400,

@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -172,9 +173,13 @@ def test_chunks_do_not_depend_on_divisors(script):
     for interval in (1000, 1009, 4999, 5003, 7):
         for ratio in (0.25, 1, 8, 32):
             args = module.Args(log_interval=interval, replay_ratio=ratio)
-            chunk = module.chunk_length(args)
-            limit = max(1, module.chunk_length(module.Args(log_interval=10**6, replay_ratio=ratio)))
+            chunk = module.chunk_length(args, 0)
+            limit = max(1, module.chunk_length(module.Args(log_interval=10**6, replay_ratio=ratio), 0))
             assert 1 <= chunk <= min(interval, limit + 1) and chunk > min(interval, limit) / 2
+            ends = [0]
+            while ends[-1] < interval:
+                ends.append(ends[-1] + module.chunk_length(args, ends[-1]))
+            assert ends[-1] == interval and len(ends) - 1 == math.ceil(interval / chunk)
 
 
 @pytest.mark.guards("fresh", "sac")

@@ -82,12 +82,13 @@ def test_parameters_of_their_own(twins):
     args, key, obs = tiny(plain), jax.random.key(3), jnp.zeros((4, 84, 84), jnp.uint8)
     old = Twins(learner(plain, args, 1), learner(plain, args, 2))
     fresh = jax.jit(partial(script.init_learner, args))(key, obs)
-    reset = jax.jit(partial(script.soft_reset, args))(key, old, obs)
-    alone = jax.jit(partial(plain.soft_reset, args))
-    of_two = alone(jax.random.fold_in(key, 1), old.passive, obs)
+    state = filled(plain, args, 9, 1).replace(key=key, obs=obs)
+    reset = jax.jit(partial(script.reset, args))(state.replace(learner=old))
+    alone = jax.jit(lambda key, learner: plain.reset(args, state.replace(key=key, learner=learner)))
+    of_two = alone(jax.random.fold_in(key, 1), old.passive)
     same = partial(jax.tree.map, partial(np.testing.assert_allclose, rtol=1e-6))
     same(fresh.active, jax.jit(partial(plain.init_learner, args))(key, obs))
-    same(reset, Twins(alone(key, old.active, obs), of_two))
+    same(reset, Twins(alone(key, old.active), of_two))
     for x in (fresh, reset):
         kernels = [jax.tree.leaves(own.network["params"]["Dense_0"]["kernel"]) for own in (x.active, x.passive)]
         assert not np.isclose(*kernels).any()

@@ -1,8 +1,8 @@
 """What the measuring processes of benchmark.speed do: a script's full loop, its updates alone, plain matrix products.
 
-`python -m benchmark.speed_programs '{"program": "loop", "script": "algos/sac.py", ...}'` builds a program, answers with
-what it found on the way, and then works for as many seconds as each line of stdin says. benchmark/speed_sbx.py does the
-same for SBX, without this module, whose imports it does not have.
+`python -m benchmark.speed.programs '{"program": "loop", "script": "algos/sac.py", ...}'` builds a program, answers with
+what it found on the way, and then works for as many seconds as each line of stdin says. sbx_program.py does the same
+for SBX, without this module, whose imports it does not have.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The SBX side of benchmark.speed: one measuring process, run by the Python of requirements-sbx.txt.
 
-python benchmark/speed_sbx.py '{"env_id": ..., "ratio": ..., "seed": ..., "buffer_size": ..., ...}' trains SBX's SAC and
-answers every line of stdin, a number of seconds, with the updates per second of about so long a time of training.
+python benchmark/speed/sbx_program.py '{"env_id": ..., "ratio": ..., "seed": ..., "buffer_size": ..., ...}' trains SBX's
+SAC and answers every line of stdin, a number of seconds, with the updates per second of about so long a training.
 """
 
 import json
