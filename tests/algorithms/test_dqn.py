@@ -227,6 +227,7 @@ def test_ensembles_against_numpy(name, separate, request):
     assert float(loss) == pytest.approx(total / 9, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.guards("acting")
 def test_mixtures(rem, monkeypatch):
     """Drawn anew for every update, of every seed; acted on by the mean, or with separate networks by one an episode."""
@@ -489,6 +490,7 @@ def test_the_target_network_is_that_of_the_last_multiple(dqn):
         assert update % 5 == 0 or any(not np.array_equal(network[name], kept[name]) for name in network)
 
 
+@pytest.mark.slow
 @pytest.mark.guards("schedule")
 def test_replay_ratio(dqn, monkeypatch):
     """Whole updates on their steps, numbered from 1."""
@@ -533,6 +535,7 @@ def test_what_a_reset_renews(sr_dqn, kind, kept):
     assert all(not x.any() for x in leaves(new.opt).values()) and any(x.any() for x in leaves(old.opt).values())
 
 
+@pytest.mark.slow
 @pytest.mark.guards("resets")
 def test_resets_come_when_due_and_draw_anew(sr_dqn):
     """Ratio 1.5, every 60 updates: after steps 40 and 80, from fresh keys in each seed; the replay stays."""
@@ -562,6 +565,7 @@ def test_a_linear_network_has_nothing_to_keep(sr_dqn):
     assert before.keys() == after.keys() and not any(np.array_equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 @pytest.mark.guards("resets", "sr_dqn")
 def test_without_resets_it_is_dqn(dqn, sr_dqn, whole_programs):
     """To the bit: its keys are drawn beside the parent's."""

@@ -4,7 +4,6 @@ The judges are NumPy in float64, written from the papers, and rlax.
 """
 
 import dataclasses
-import itertools
 import sys
 import types
 from functools import partial
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SMALL_GYMNAX
+from common import SMALL_GYMNAX, slow_but
 from runs import advance, begin, random_batch
 
 from studies import rainbow_as_released
@@ -152,6 +151,7 @@ def test_rounding_never_draws_a_row_of_priority_0(rainbow, draw, monkeypatch):
     assert (priorities[index] > 0).all() and np.isfinite(weights).all()
 
 
+@pytest.mark.slow
 @pytest.mark.guards("sampling")
 def test_uniform_replay_is_priority_exponent_0(rainbow):
     args = setup(rainbow, priority_exponent=0.0)
@@ -312,6 +312,7 @@ def test_noisy_layer(rainbow):
     assert np.abs(np.corrcoef(np.hstack([f_out, f_in])[well].T) - np.eye(6)).max() < 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.guards("networks")
 def test_noise_is_drawn_anew_at_every_use(rainbow):
     """For every step, update and pass; the layers and streams each their own; alike for all rows of a batch."""
@@ -334,6 +335,7 @@ def test_noise_is_drawn_anew_at_every_use(rainbow):
     np.testing.assert_array_equal(rows[0], rows[2])
 
 
+@pytest.mark.slow
 @pytest.mark.guards("loss")
 def test_noise_of_an_update(rainbow):
     """The loss is that of three passes, each with the noise of its own key, and of no other keys."""
@@ -415,7 +417,7 @@ def forward(params, obs, args):
 
 
 @pytest.mark.guards("loss")
-@pytest.mark.parametrize("off", [None, *PARTS])
+@pytest.mark.parametrize("off", slow_but(None, of=[None, *PARTS]))
 def test_update_against_numpy(rainbow, off):
     """The whole loss, the new priorities and the first Adam step's target copy, with all parts and without each."""
     args = setup(rainbow, **PARTS.get(off, {}) | ({"noise_scale": 1e-8} if off != "noisy" else {}))
@@ -472,7 +474,10 @@ def test_update_against_numpy(rainbow, off):
 
 
 @pytest.mark.guards("loss")
-@pytest.mark.parametrize("double, distributional", list(itertools.product([False, True], repeat=2)))
+@pytest.mark.parametrize("double, distributional", [
+    (True, True),
+    *[pytest.param(*given, marks=pytest.mark.slow) for given in ((False, False), (False, True), (True, False))],
+])  # fmt: skip
 def test_update_against_rlax(rainbow, rlax, double, distributional):
     args = setup(
         rainbow, double=double, distributional=distributional, noise_scale=0.0, priority_exponent=0.0, n_step=1

@@ -342,6 +342,7 @@ def with_packages(**more):
     return environment() | {"PYTHONPATH": os.pathsep.join(sys.path)} | more
 
 
+@pytest.mark.slow
 def test_slurm_by_the_local_executor(tmp_path, undisturbed):
     more = (*GRID, "--seeds", "1", "--backend", "slurm", "--slurm-executor", "local", *LONGER)
     out, _ = run_sweep("fake_one", tmp_path / "runs", *more, env=with_packages())
@@ -351,6 +352,7 @@ def test_slurm_by_the_local_executor(tmp_path, undisturbed):
     assert "2 of them done" in out and "submitted" not in out
 
 
+@pytest.mark.slow
 def test_slurm_saves_at_the_time_limit_and_goes_on(tmp_path):
     """What submitit does at a time limit: its signal, the checkpoint, the same job again."""
     more = ("--algos", "sac", "--replay-ratios", "1", "--seeds", "1", "--backend", "slurm", "--slurm-executor", "local")
@@ -373,6 +375,7 @@ def is_worker(path, runs):
     return "submitit.core._submit" in text and str(runs) in text
 
 
+@pytest.mark.slow
 def test_ray_through_the_death_of_a_worker(tmp_path, undisturbed):
     more = (*GRID, "--seeds", "1", "--backend", "ray", *LONGER)
     runs = tmp_path / "runs"
