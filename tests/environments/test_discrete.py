@@ -43,7 +43,7 @@ def test_every_task_of_gymnax_is_in_the_table():
 
 
 @pytest.mark.guards("environment")
-@pytest.mark.parametrize("env_id", slow_but("CartPole-v1", "Freeway-MinAtar", "DiscountingChain-bsuite", of=OWN_END))
+@pytest.mark.parametrize("env_id", slow_but("CartPole-v1", "DiscountingChain-bsuite", of=OWN_END))
 def test_which_end_is_the_tasks_own(env_id, dqn, monkeypatch):
     """The task is brought to its limit with a limit of one step."""
     args = dqn.Args(env_id=env_id)

@@ -133,7 +133,12 @@ def play(script, steps, **options):
 
 @pytest.mark.guards("storing")
 @pytest.mark.parametrize(
-    "env_id,steps,size", [("toy_envs:Count-v0", 95, 300), ("toy_envs:Count-v0", 200, 60), ("Hopper-v4", 150, 100)]
+    "env_id,steps,size",
+    [
+        ("toy_envs:Count-v0", 200, 60),
+        pytest.param("toy_envs:Count-v0", 95, 300, marks=pytest.mark.slow),
+        pytest.param("Hopper-v4", 150, 100, marks=pytest.mark.slow),
+    ],
 )
 def test_replay_holds_what_happened(sac, env_id, steps, size):
     """Against plain stepping from Python over ends of both kinds, before and after the ring is full: the same

@@ -20,7 +20,6 @@ from common import (
     results,
     run,
     run_tool,
-    slow_but,
     table,
 )
 
@@ -73,7 +72,8 @@ def refused(capsys, *given, **options):
     return said
 
 
-@pytest.mark.parametrize("name", slow_but("dqn", of=RUNS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(RUNS))
 def test_the_film_is_of_the_runs_own_evaluation(name, make_run, capsys):
     folder = make_run(name)
     _, _, shape, fps, lengths = RUNS[name]

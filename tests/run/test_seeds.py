@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SMALL, assert_same, results, run, slow_but, table
+from common import SMALL, assert_same, results, run, table
 from runs import advance, begin, idle, leaves, logged
 
 
@@ -73,7 +73,8 @@ def test_replay_draws_differ(sac, monkeypatch):
 
 
 @pytest.mark.guards("seeds")
-@pytest.mark.parametrize("name", slow_but("sac", of=["sac", "sr_sac"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sac", "sr_sac"])
 def test_a_seed_of_a_batch_is_the_run_alone(name, request):
     """Seed 2 beside 1 and 3 takes the actions, sees the observations and learns the weights of seed 2 alone."""
     script = request.getfixturevalue(name)
