@@ -1,20 +1,30 @@
-# make demo   a small sweep of replay ratios, to its figure     make test   lints and tests
-# make docs   the site     make speed   speed, also against SBX     make film RUN=...   a film of a run
+# make demo   a small sweep of replay ratios, to its figure     make film RUN=...   a film of a run
+# make test   lints and the fast tests, in a few minutes     make test-all   lints and all tests, in half an hour or more
+# make docs   the site     make speed   speed, also against SBX
 # make fix    spreads shared text to all scripts and writes anew what is generated      make golden   golden files
 # make lock   requirements.lock, with the exact version of everything that requirements.txt installs
 # All install what they need into .venv. PYTHON=python3.12 chooses another Python (3.11 to 3.13).
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs speed film fix golden format clean lock
+.PHONY: demo test test-all lint docs speed film fix golden format clean lock
 
 demo: .venv/ready
 	@$(BIN)/python -m benchmark.demo
 
-# The tests' own packages lie apart, so that a script is tested with requirements.txt alone.
-test: .venv/ready .venv/test/ready
+# The tests' own packages lie apart, so that a script is tested with requirements.txt alone. Two processes take groups of
+# tests, the longest first (tests/conftest.py). Programs that are compiled are kept for the session, or where
+# JAX_COMPILATION_CACHE_DIR says. KILLS=30 make test-all stops every script at so many random moments instead of one.
+PYTEST := PYTHONPATH=.venv/test $(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+
+test: lint
+	$(PYTEST) -m "not slow"
+
+test-all: lint
+	$(PYTEST)
+
+lint: .venv/ready .venv/test/ready
 	@PYTHONPATH=.venv/test $(BIN)/python -m ruff format --check --quiet . && PYTHONPATH=.venv/test $(BIN)/python -m ruff check --quiet .
-	PYTHONPATH=.venv/test $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 # SBX, which the scripts are compared with, has an environment of its own.
 speed: .venv/ready .venv/sbx/ready
@@ -30,10 +40,11 @@ film: .venv/ready .venv/film-ready
 	@$(BIN)/python -m benchmark.film $(RUN)
 
 # After a change of a text that scripts share, made in a script without a parent (or: make fix FROM=algos/c51.py): spreads
-# it, and writes anew the lists of the docstrings, the list of all flags and the layout of the code.
+# it, and writes anew the lists of the docstrings, the list of all flags, the table of guards and the layout of the code.
 fix: .venv/test/ready
 	@$(BIN)/python tools/copies.py --fix $(FROM) --lists
 	@PYTHONPATH=.venv/test:tests/helpers $(BIN)/python -c 'import golden; golden.write([])'
+	@PYTHONPATH=.venv/test $(BIN)/python tests/helpers/guards.py --write
 	@PYTHONPATH=.venv/test $(BIN)/python -m ruff format --quiet .
 
 # Only where other results are meant: what the tests compare each script with, or those of one, make golden SCRIPT=dqn

@@ -18,15 +18,16 @@ from atari_runs import (
     assert_stored,
     drawable,
     first_state,
-    idle,
     play_stream,
     played_by_hand,
     still,
     stream,
 )
-from common import SMALL_ATARI, refused, run
+from common import SMALL_ATARI, refused, run, slow_but
 from flax import linen as nn
-from runs import begin, logged
+from runs import begin, idle, logged
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 TINY = {"env_id": "Breakout-v5", "channels": 1, "hidden_dim": 4, "batch_size": 8, "learning_starts": 50, "gamma": 0.9}
 ASLEEP = TINY | {"learning_starts": 1000, "total_timesteps": 1000}  # without an update
@@ -36,6 +37,7 @@ SHAPES = [((84, 84, 4), 8, 4), ((21, 21, 3), 4, 2), ((11, 11, 2), 3, 1), ((10, 7
 # Networks
 
 
+@pytest.mark.guards("networks")
 @pytest.mark.parametrize("shape,size,stride", SHAPES)
 def test_convolution_is_flax(dqn_atari, shape, size, stride):
     """The same results and gradients as without it, for even and odd images."""
@@ -51,6 +53,7 @@ def test_convolution_is_flax(dqn_atari, shape, size, stride):
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-2, rtol=1e-3), *(grad for grad, _ in found))
 
 
+@pytest.mark.guards("networks")
 def test_sizes_of_the_networks(dqn_atari, drq_eps, der):
     """Dopamine's networks for Breakout's four actions: 11 x 11 x 64 features, a hidden layer of 512, Xavier-uniform."""
     convolutions = (8 * 8 * 4 + 1) * 32 + (4 * 4 * 32 + 1) * 64 + (3 * 3 * 64 + 1) * 64
@@ -73,6 +76,7 @@ def test_sizes_of_the_networks(dqn_atari, drq_eps, der):
         assert 0.99 * bound < np.abs(layer["kernel"]).max() <= bound and not np.asarray(layer["bias"]).any()
 
 
+@pytest.mark.guards("networks")
 def test_noisy_layer(der):
     """Weights mean + sigma * f(in) f(out), biases mean + sigma * f(out), f(x) = sign(x) sqrt|x|; without a key, or told
     not to, the means. Fortunato et al. 2018, equations 9 to 11; sigma as in section 3.2."""
@@ -129,6 +133,7 @@ def assert_n_steps(script, args, replay, rows, index, n):
     return discounts
 
 
+@pytest.mark.guards("storing")
 @pytest.mark.parametrize("size,life_loss", [(400, False), (90, True)])
 def test_stacks_and_n_steps_against_a_naive_replay(dqn_atari, size, life_loss):
     """Whole stacks stored by plain Python, over lost lives, games over, cut games and a ring that comes round: the
@@ -150,7 +155,8 @@ def test_stacks_and_n_steps_against_a_naive_replay(dqn_atari, size, life_loss):
 SEAMS = sorted({*range(5, 150, 9), *range(6, 150, 30), *range(90, 99)})
 
 
-@pytest.mark.parametrize("name", ["dqn_atari", "drq_eps", "der"])
+@pytest.mark.guards("fresh")
+@pytest.mark.parametrize("name", slow_but("dqn_atari", of=["dqn_atari", "drq_eps", "der"]))
 def test_nothing_reaches_into_a_fresh_episode(name, request, monkeypatch):
     """Where a resume begins new games, no stack and no n steps reach across: all rows, when they may first be drawn
     and when they still may, are as plain Python has them, for which the old game was cut there unless it was over. This
@@ -190,6 +196,7 @@ def test_nothing_reaches_into_a_fresh_episode(name, request, monkeypatch):
             assert set(np.asarray(index).reshape(-1)) == drawable(rows[:count], 60, 5)
 
 
+@pytest.mark.guards("sampling")
 def test_annealed_n(dqn_atari):
     """A shorter n and another discount, as numbers of the program: the rows of a script that is set up so."""
     args = dqn_atari.Args(**ASLEEP | {"buffer_size": 400, "n_step": 10})
@@ -200,6 +207,7 @@ def test_annealed_n(dqn_atari):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+@pytest.mark.guards("fresh")
 def test_what_a_fresh_episode_changes(dqn_atari, drq_eps, der):
     """Beside the replay only what is known of the game: not what is logged, the count of steps, or what is learned."""
     new = {"frames_in_stack": 0, "lives": 0, "done": False, "episode_return": 0, "episode_length": 0}
@@ -222,6 +230,7 @@ def test_what_a_fresh_episode_changes(dqn_atari, drq_eps, der):
                 assert same(found, old), field
 
 
+@pytest.mark.guards("sampling")
 def test_uniform_draws(dqn_atari, monkeypatch):
     """Only rows that may be drawn, and all of them as often, before and after the ring is full."""
     args = dqn_atari.Args(**ASLEEP | {"buffer_size": 90, "n_step": 3})
@@ -238,6 +247,8 @@ def test_uniform_draws(dqn_atari, monkeypatch):
         assert (np.abs(count[sorted(allowed)] - mean) < 5 * mean**0.5).all()
 
 
+@pytest.mark.slow
+@pytest.mark.guards("storing")
 def test_what_a_step_stores(drq_eps, der, monkeypatch):
     for script in (drq_eps, der):
         args = script.Args(**ASLEEP | {"buffer_size": 90, "n_step": 5})
@@ -248,6 +259,7 @@ def test_what_a_step_stores(drq_eps, der, monkeypatch):
     assert_priorities(der, args, state, watched, rows)
 
 
+@pytest.mark.guards("sampling")
 def test_draws_are_proportional(der):
     """One in each of equal parts of the sum; frequencies as the priorities; nothing of priority 0; weights by them."""
     args, rng = der.Args(**TINY | {"buffer_size": 64}), np.random.default_rng(0)
@@ -267,6 +279,7 @@ def test_draws_are_proportional(der):
     np.testing.assert_allclose(weights, wanted / wanted.max(1, keepdims=True), rtol=1e-4)
 
 
+@pytest.mark.guards("sampling")
 @pytest.mark.parametrize("draw", [0.0, 1.0])
 def test_rounding_never_draws_a_row_of_priority_0(der, draw, monkeypatch):
     args, rng = der.Args(**TINY | {"buffer_size": 100_000}), np.random.default_rng(1)
@@ -280,6 +293,7 @@ def test_rounding_never_draws_a_row_of_priority_0(der, draw, monkeypatch):
 # Augmentation
 
 
+@pytest.mark.guards("loss")
 def test_augmentation(drq_eps):
     """Shifts of -4 to 4 pixels each way, all of them and as often, with edges repeated; one factor for all frames, a
     clipped normal draw around 1."""
@@ -325,6 +339,7 @@ def huber(x):
     return np.where(np.abs(x) < 1, 0.5 * x**2, np.abs(x) - 0.5)
 
 
+@pytest.mark.guards("loss")
 @pytest.mark.parametrize("loss", ["huber", "mse"])
 def test_dqn_loss(dqn_atari, loss):
     args, batch = dqn_atari.Args(**TINY | {"loss": loss}), random_batch(dqn_atari)
@@ -339,6 +354,7 @@ def test_dqn_loss(dqn_atari, loss):
     assert float(found) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.guards("loss")
 def test_drq_loss(drq_eps, rlax):
     """Double Q-learning over n steps on augmented frames, against NumPy and rlax, and that both sides are augmented."""
     args, batch = drq_eps.Args(**TINY), random_batch(drq_eps)
@@ -383,6 +399,7 @@ def same(one, two):
     return all(jax.tree.leaves(jax.tree.map(np.array_equal, one, two)))
 
 
+@pytest.mark.guards("loss")
 def test_der_update(der, rlax):
     """The loss, its gradient by Adam's first step, weights and new priorities, against rlax's categorical double
     Q-learning, each pass with its own noise; and the target network's copy."""
@@ -425,6 +442,8 @@ def test_der_update(der, rlax):
     assert same(learner.target_network, learner.network) and not same(learner.network, network)
 
 
+@pytest.mark.slow
+@pytest.mark.guards("schedule")
 def test_drq_target_copy_and_der_epsilon(drq_eps, der):
     """DrQ's target network is the new network after every update, or after as many as asked; beside noise epsilon falls
     at once after the steps that are random."""
@@ -441,6 +460,7 @@ def test_drq_target_copy_and_der_epsilon(drq_eps, der):
 # Evaluation, seeds, memory
 
 
+@pytest.mark.guards("evaluation")
 def test_evaluation(dqn_atari):
     """Returns and lengths are those of stepping each game alone, with its seed's network; the games of a seed are the
     same, however many."""
@@ -466,7 +486,10 @@ def test_evaluation(dqn_atari):
     assert len(scores) > 2
 
 
-def test_a_seed_of_a_batch_is_the_run_alone(der):
+@pytest.mark.slow
+@pytest.mark.guards("seeds")
+@pytest.mark.guards("ring")
+def test_a_seed_of_a_batch_is_the_run_alone(der, whole_programs):
     """Seed 2 beside 1 takes the actions, sees the frames and learns the weights of seed 2 alone; seeds differ. At ratio
     1.5 there are 17 updates from step 50 to step 60. And a copy of the ring would make every step as slow as the ring
     is long."""
@@ -488,6 +511,7 @@ def test_a_seed_of_a_batch_is_the_run_alone(der):
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-3, rtol=1e-2), learnt, alone)
 
 
+@pytest.mark.guards("ring")
 def test_memory(dqn_atari):
     """At most 0.75 GB a seed for 100,000 steps, and what the error about it takes for a step is what a step takes."""
     args = dqn_atari.Args(env_id="Breakout-v5")
@@ -496,6 +520,7 @@ def test_memory(dqn_atari):
     assert size == 100_000 * (84 * 84 + 12) < 0.75e9
 
 
+@pytest.mark.guards("errors")
 @pytest.mark.parametrize(
     "options,expected",
     [
@@ -513,6 +538,7 @@ def test_bad_input(options, expected, tmp_path, der, capfd):
     assert expected in said and len(said.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.guards("environment")
 def test_a_game_that_is_over_as_it_is_cut(dqn_atari):
     """EnvPool calls that a truncation, and in games without lives nothing else tells: the value would go on past the
     end. Pong with random actions is over after some 800 steps; cut there, it must be over all the same."""
@@ -527,6 +553,7 @@ def test_a_game_that_is_over_as_it_is_cut(dqn_atari):
         assert (terminated[-1, 0], truncated[-1, 0]) == expected and not (terminated | truncated)[:-1].any()
 
 
+@pytest.mark.guards("environment")
 def test_threads_of_a_pool(dqn_atari, monkeypatch):
     """As many as there are cores, also where games are stepped singly, but no more than games."""
     args = dqn_atari.Args(env_id="Pong-v5")

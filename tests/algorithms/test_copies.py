@@ -10,6 +10,8 @@ from common import ROOT
 sys.path.insert(0, str(ROOT / "tools"))
 import copies
 
+pytestmark = pytest.mark.guards("copies", "all")
+
 # -------------------------------------------------------------------------------------------------------- The scripts
 
 

@@ -8,6 +8,8 @@ from common import ROOT, SCRIPTS
 sys.path.insert(0, str(ROOT / "tools"))
 import density
 
+pytestmark = pytest.mark.guards("density", "all")
+
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_no_script_passes_a_limit(script):

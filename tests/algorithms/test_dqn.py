@@ -6,19 +6,18 @@ import types
 from functools import partial
 
 import gymnax
-import imageio.v3 as imageio
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy_dqn as judge
 import pytest
-from common import ROOT, SMALL_GYMNAX, assert_same, refused, results, run
+from common import ROOT, SMALL_GYMNAX, refused, run, slow_but
 from flax import linen as nn, struct
 from gymnax.environments import environment, spaces
-from gymnax_runs import random_batch
-from runs import advance, begin, idle, leaves, logged
+from runs import advance, begin, idle, leaves, logged, random_batch
 
-from benchmark import film
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 NAMES = {
     "conv_kernel": ("Encoder_0", "Conv_0", "kernel"),
@@ -43,25 +42,28 @@ def plain(params):  # the script's parameters -> the judge's, float64
 # The update
 
 
-@pytest.mark.parametrize("optimizer, in_sqrt, loss, padding", [
-    ("rmsprop", False, "huber", "VALID"), ("rmsprop", True, "mse", "SAME"), ("adam", False, "huber", "VALID"),
+@pytest.mark.guards("loss")
+@pytest.mark.parametrize("name, optimizer, in_sqrt, loss, padding", [
+    ("dqn", "rmsprop", False, "huber", "VALID"), ("dqn", "rmsprop", True, "mse", "SAME"),
+    ("dqn", "adam", False, "huber", "VALID"), ("sr_dqn", "adam", False, "huber", "SAME"),
 ])  # fmt: skip
-def test_updates_against_numpy(dqn, optimizer, in_sqrt, loss, padding):
+def test_updates_against_numpy(name, optimizer, in_sqrt, loss, padding, request):
     """Five updates, with a copy to the target network at the third: parameters as NumPy in float64 computes them."""
-    args = dqn.Args(
+    script = request.getfixturevalue(name)
+    args = script.Args(
         optimizer=optimizer, eps_in_sqrt=in_sqrt, loss=loss, padding=padding, target_interval=3, hidden_dim=12,
         learning_rate=0.01, gamma=0.9,
     )  # fmt: skip
-    dqn.make_task(args)
-    learner = dqn.init_learner(args, jax.random.key(1), np.zeros((10, 10, 4), bool))
-    other = dqn.init_learner(args, jax.random.key(2), np.zeros((10, 10, 4), bool))
+    script.make_task(args)
+    learner = script.init_learner(args, jax.random.key(1), np.zeros((10, 10, 4), bool))
+    other = script.init_learner(args, jax.random.key(2), np.zeros((10, 10, 4), bool))
     learner = learner.replace(target_network=other.network)
     p, target = plain(learner.network), plain(other.network)
     memory = {name: (np.zeros_like(x), np.zeros_like(x)) for name, x in p.items()}
     for number in range(1, 6):
-        batch = random_batch(dqn, 7, seed=number)
-        learner, info = jax.jit(dqn.update, static_argnums=0)(args, learner, batch)
-        learner = dqn.update_target(args, learner, number)
+        batch = random_batch(script, 7, seed=number)
+        learner, info = jax.jit(script.update, static_argnums=0)(args, learner, batch)
+        learner = script.update_target(args, learner, number)
         value, grad = judge.gradient(p, target, vars(batch), args.gamma, loss, padding == "SAME")
         assert info["losses/q_loss"] == pytest.approx(value, rel=1e-4)
         for name in p:
@@ -73,6 +75,7 @@ def test_updates_against_numpy(dqn, optimizer, in_sqrt, loss, padding):
             np.testing.assert_allclose(x, its[name], rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.guards("networks")
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])  # the code for each, both computed on what is here
 def test_convolution_is_flax(dqn, padding, backend, monkeypatch):
@@ -83,6 +86,7 @@ def test_convolution_is_flax(dqn, padding, backend, monkeypatch):
     np.testing.assert_allclose(mine.apply(params, x), flax.apply(params, x), atol=1e-5)
 
 
+@pytest.mark.guards("networks")
 def test_initial_weights_are_pytorchs(dqn):
     """Uniform within one over the root of a unit's inputs, weights and biases."""
     args = dqn.Args()
@@ -96,6 +100,7 @@ def test_initial_weights_are_pytorchs(dqn):
             assert x.std() == pytest.approx(bound / 3**0.5, rel=0.1) and abs(x.mean()) < 0.05 * bound
 
 
+@pytest.mark.guards("acting")
 def test_epsilon_and_actions(dqn):
     """Random until learning starts, then less and less; a random action is any of them equally."""
     args = dqn.Args(learning_starts=100, exploration_steps=50, end_e=0.2)
@@ -117,6 +122,7 @@ def test_epsilon_and_actions(dqn):
 # Distributions
 
 
+@pytest.mark.guards("loss")
 def test_projection_against_loops(c51):
     """Mass by mass, as the paper's algorithm 1 has it; with targets beyond the support, on an atom and at its ends."""
     args = c51.Args(num_atoms=11, v_max=5)
@@ -139,6 +145,7 @@ def test_projection_against_loops(c51):
     np.testing.assert_allclose(half, 0.75 * np.eye(11)[7] + 0.25 * np.eye(11)[8], atol=1e-6)
 
 
+@pytest.mark.guards("loss")
 def test_quantile_loss_against_loops(qr_dqn):
     rng = np.random.default_rng(1)
     for kappa in (1.0, 0.3):
@@ -156,6 +163,7 @@ def test_quantile_loss_against_loops(qr_dqn):
     )
 
 
+@pytest.mark.guards("loss")
 @pytest.mark.parametrize("name", ["c51", "qr_dqn"])
 def test_losses_against_numpy(name, request):
     """From the networks' outputs on: the best next action by the target network's means, ends, the loss."""
@@ -192,6 +200,7 @@ def test_losses_against_numpy(name, request):
 # Ensembles
 
 
+@pytest.mark.guards("loss")
 @pytest.mark.parametrize("name, separate", [("ensemble_dqn", False), ("rem", False), ("rem", True)])
 def test_ensembles_against_numpy(name, separate, request):
     """Each head by its own maximum; or one mixture for online and target values, the maximum over the mixed ones."""
@@ -218,6 +227,8 @@ def test_ensembles_against_numpy(name, separate, request):
     assert float(loss) == pytest.approx(total / 9, rel=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.guards("acting")
 def test_mixtures(rem, monkeypatch):
     """Drawn anew for every update, of every seed; acted on by the mean, or with separate networks by one an episode."""
     args = rem.Args(num_heads=4)
@@ -322,7 +333,8 @@ KNOWN = {  # gamma 0.8: the values of the two actions at the first place, and at
 }
 
 
-@pytest.mark.parametrize("name", ["dqn", "c51", "qr_dqn", "ensemble_dqn", "rem", "rainbow"])
+@pytest.mark.guards("loss")
+@pytest.mark.parametrize("name", slow_but("dqn", of=["dqn", "c51", "qr_dqn", "ensemble_dqn", "rem", "rainbow"]))
 def test_small_worlds(name, request):
     script = request.getfixturevalue(name)
     if "known-world" not in gymnax.registered_envs:
@@ -349,9 +361,10 @@ def test_small_worlds(name, request):
 # The replay
 
 
+@pytest.mark.guards("storing")
 @pytest.mark.parametrize("env_id, steps", [
-    ("Breakout-MinAtar", 400), ("CartPole-v1", 400), ("Freeway-MinAtar", 2550), ("truncated-world", 60),
-    ("DiscountingChain-bsuite", 250),
+    ("Breakout-MinAtar", 400), ("CartPole-v1", 400), ("truncated-world", 60), ("DiscountingChain-bsuite", 250),
+    pytest.param("Freeway-MinAtar", 2550, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_replay_holds_what_happened(dqn, env_id, steps, monkeypatch):
     """Against plain stepping of gymnax, over ends of both kinds: the same rows, none lost, none invented."""
@@ -421,7 +434,8 @@ def ring_copies(script):
     return re.findall(r"= \w+\[2,12345[^=]* copy(?:-start)?\(", text)
 
 
-def test_the_replay_is_not_copied(dqn):
+@pytest.mark.guards("ring")
+def test_the_replay_is_not_copied(dqn, whole_programs):
     """As for SAC: a twin that draws from the ring as it was before the write must copy it, and does."""
     assert not ring_copies(dqn)
     text = (ROOT / "algos" / "dqn.py").read_text()
@@ -433,6 +447,7 @@ def test_the_replay_is_not_copied(dqn):
     assert ring_copies(twin)
 
 
+@pytest.mark.guards("ring")
 def test_bytes_of_a_transition(dqn):
     _, _, state = begin(dqn, [1], buffer_size=1000)
     assert sum(x.nbytes for x in jax.tree.leaves(state.replay)) / 1000 <= 2 * 400 + 16
@@ -441,8 +456,9 @@ def test_bytes_of_a_transition(dqn):
 # Seeds
 
 
-@pytest.mark.parametrize("name", ["dqn", "rainbow"])
-def test_a_seed_of_a_batch_is_the_run_alone(name, request):
+@pytest.mark.guards("seeds")
+@pytest.mark.parametrize("name", slow_but("dqn", of=["dqn", "rainbow"]))
+def test_a_seed_of_a_batch_is_the_run_alone(name, request, whole_programs):
     """Until learning to the bit, then up to rounding: what it saw, did and learnt, with which priorities."""
     script, found = request.getfixturevalue(name), []
     for seeds, i in (([1, 2, 3], 1), ([2], 0)):
@@ -459,6 +475,7 @@ def test_a_seed_of_a_batch_is_the_run_alone(name, request):
     assert all(np.allclose(late[name], late_alone[name], atol=1e-3) for name in late)
 
 
+@pytest.mark.guards("schedule")
 def test_the_target_network_is_that_of_the_last_multiple(dqn):
     """After updates 5 and 10, in a step of its own each; in between it stays."""
     args, env_step, state = begin(dqn, [1], replay_ratio=1, target_interval=5, learning_starts=20, batch_size=8)
@@ -473,6 +490,8 @@ def test_the_target_network_is_that_of_the_last_multiple(dqn):
         assert update % 5 == 0 or any(not np.array_equal(network[name], kept[name]) for name in network)
 
 
+@pytest.mark.slow
+@pytest.mark.guards("schedule")
 def test_replay_ratio(dqn, monkeypatch):
     """Whole updates on their steps, numbered from 1."""
     bias = lambda learner: learner.network["params"]["Dense_0"]["bias"]
@@ -495,6 +514,7 @@ def test_replay_ratio(dqn, monkeypatch):
 # Resets
 
 
+@pytest.mark.guards("resets")
 @pytest.mark.parametrize("kind, kept", [("last", 1.0), ("all", 0.0), ("shrink-and-perturb", 0.8)])
 def test_what_a_reset_renews(sr_dqn, kind, kept):
     """Of the encoder a share stays, of the last layer nothing; target network and optimizer start with the new one."""
@@ -515,6 +535,8 @@ def test_what_a_reset_renews(sr_dqn, kind, kept):
     assert all(not x.any() for x in leaves(new.opt).values()) and any(x.any() for x in leaves(old.opt).values())
 
 
+@pytest.mark.slow
+@pytest.mark.guards("resets")
 def test_resets_come_when_due_and_draw_anew(sr_dqn):
     """Ratio 1.5, every 60 updates: after steps 40 and 80, from fresh keys in each seed; the replay stays."""
     args, env_step, state = begin(
@@ -531,6 +553,7 @@ def test_resets_come_when_due_and_draw_anew(sr_dqn):
     assert (np.asarray(state.stored) == 100).all()
 
 
+@pytest.mark.guards("resets")
 def test_a_linear_network_has_nothing_to_keep(sr_dqn):
     """CartPole without a hidden layer: a reset, the first after step 40, renews the whole."""
     options = {"env_id": "CartPole-v1", "hidden_dim": 0, "reset_interval": 60, "learning_starts": 20}
@@ -542,7 +565,9 @@ def test_a_linear_network_has_nothing_to_keep(sr_dqn):
     assert before.keys() == after.keys() and not any(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_without_resets_it_is_dqn(dqn, sr_dqn):
+@pytest.mark.slow
+@pytest.mark.guards("resets", "sr_dqn")
+def test_without_resets_it_is_dqn(dqn, sr_dqn, whole_programs):
     """To the bit: its keys are drawn beside the parent's."""
     found = []
     for script, options in ((dqn, {}), (sr_dqn, {"reset_interval": 0})):
@@ -552,37 +577,10 @@ def test_without_resets_it_is_dqn(dqn, sr_dqn):
     assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
 
 
-# MinAtar
-
-RANDOM = {  # mean return of uniformly random actions, six of them and the minimal ones, of MinAtar 1.0.15; their
-    "Breakout": (0.50, 0.37, 1500),  # episodes, 1500 or more, whose standard error is taken to be as ours would be
-    "Asterix": (0.52, 0.51, 1500),
-    "Seaquest": (0.10, 0.10, 1500),
-    "SpaceInvaders": (2.80, 4.04, 1500),
-    "Freeway": (0.14, 0.32, 150),
-}
-
-
-@pytest.mark.parametrize("game", RANDOM)
-def test_random_returns_of_minatar(dqn, game, monkeypatch):
-    """Within three standard errors of ours and theirs together, and the rounding of theirs."""
-    none = lambda args, network, obs: jnp.zeros(dqn.make_task(args).num_actions)
-    monkeypatch.setattr(dqn, "q_values", none)  # every action is random: no value is looked at
-    *means, theirs = RANDOM[game]
-    for minimal, expected in zip((False, True), means, strict=True):
-        episodes = {"Freeway": 200, "Seaquest": 300}.get(game, 1000)
-        args = dqn.Args(env_id=f"{game}-MinAtar", minimal_actions=minimal, eval_e=1.0, eval_episodes=episodes)
-        dqn.make_task(args)
-        keys = jax.random.split(jax.random.key(1), (1, episodes))
-        returns, lengths = (np.asarray(x)[0] for x in dqn.play(args, {}, keys))
-        error = np.std(returns) * (1 / len(returns) + 1 / theirs) ** 0.5
-        assert abs(np.mean(returns) - expected) < 3 * error + 0.005
-        assert (lengths == 2500).all() if game == "Freeway" else lengths.max() < args.eval_steps
-
-
 # The command
 
 
+@pytest.mark.guards("errors")
 @pytest.mark.parametrize("options, expected", [
     ({"env_id": "Breakout-Minatar"}, "Breakout-MinAtar"),
     ({"env_id": "Pendulum-v1"}, "no discrete actions"),
@@ -596,23 +594,3 @@ def test_bad_input(options, expected, tmp_path, dqn, capfd):
     options = SMALL_GYMNAX | {"runs_dir": tmp_path / "runs"} | options
     said = run("dqn", expect=2, **options) if expected == "Breakout-MinAtar" else refused(dqn, capfd, **options)
     assert expected in said and len(said.strip().splitlines()) == 1 and not (tmp_path / "runs").exists()
-
-
-def test_a_film_changes_nothing(tmp_path):
-    """Of a run that goes on afterwards, to the same rows and checkpoint."""
-    options = SMALL_GYMNAX | {"total_timesteps": 200, "num_seeds": 2, "eval_interval": 200, "eval_episodes": 1}
-    run("dqn", **options | {"runs_dir": tmp_path / "one"})
-    for steps in (100, 200):
-        run("dqn", **options | {"runs_dir": tmp_path / "two", "total_timesteps": steps})
-        for folder in (tmp_path / "two").iterdir():
-            film.main(film.Args(str(folder)))
-    assert_same(results(tmp_path / "one"), results(tmp_path / "two"))
-    for folder in (tmp_path / "one").iterdir():
-        other = tmp_path / "two" / folder.name
-        names = sorted(x.name for x in (other / "videos").iterdir())
-        assert names == ["step_0000000100.mp4", "step_0000000200.mp4"] and not (folder / "videos").exists()
-        rows = [[x for x in (f / "metrics.csv").read_text().splitlines() if "SPS" not in x] for f in (folder, other)]
-        assert rows[0] == rows[1]
-        length = next(x for x in rows[0] if "eval/episodic_length" in x)
-        shown = imageio.imread(other / "videos/step_0000000200.mp4", plugin="pyav")
-        assert shown.shape == (float(length.split(",")[2]), 160, 160, 3) and np.ptp(shown) > 100

@@ -9,11 +9,13 @@ scripts stay within 1e-6, a hundredth of that.
 import golden
 import jax.numpy as jnp
 import pytest
+from common import slow_but
 from golden import load
 
 SCRIPTS = golden.scripts()
 
 
+@pytest.mark.guards("golden")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_first_updates(name):
     frozen = golden.read(name)
@@ -22,12 +24,14 @@ def test_first_updates(name):
     assert golden.differences({part: frozen[part] for part in found}, found) == []
 
 
+@pytest.mark.guards("golden")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_when_updates_and_resets_fall(name):
     frozen = golden.read(name)
     assert golden.events(load(name), frozen["options"]) == frozen["events"]
 
 
+@pytest.mark.guards("flags", "all")
 def test_flags():
     """Names, defaults and kinds: a changed default changes what a published command does."""
     assert {name: golden.flags(load(name)) for name in SCRIPTS} == golden.read("flags")
@@ -41,16 +45,21 @@ def wrong(name, options, results=None):
     return [line for line in lines if line.startswith("losses/")]
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.guards("golden")
+@pytest.mark.parametrize("name", slow_but("sac", "dqn", "dqn_atari"))
 def test_a_target_that_ignores_ends_is_seen(name):
     """On this stream such a script would compute what a right one computes where all ends are time limits."""
     _, (obs, reward, terminated, truncated, *more) = golden.stream(golden.family(load(name)))
     assert wrong(name, {}, (obs, reward, jnp.zeros_like(terminated), terminated | truncated, *more))
 
 
+@pytest.mark.guards("golden")
 @pytest.mark.parametrize("name, options", [
-    ("sac", {"gamma": 0.991}), ("sac", {"tau": 0.051}), ("dqn", {"gamma": 0.991}), ("dqn", {"target_interval": 5}),
-    ("sr_dqn", {"shrink_factor": 0.51}),
+    ("dqn", {"target_interval": 5}),
+    *[pytest.param(*given, marks=pytest.mark.slow) for given in (
+        ("sac", {"gamma": 0.991}), ("sac", {"tau": 0.051}), ("dqn", {"gamma": 0.991}),
+        ("sr_dqn", {"shrink_factor": 0.51}),
+    )],
 ])  # fmt: skip
 def test_a_wrong_setting_is_seen(name, options):
     assert wrong(name, options)

@@ -4,7 +4,6 @@ The judges are NumPy in float64, written from the papers, and rlax.
 """
 
 import dataclasses
-import itertools
 import sys
 import types
 from functools import partial
@@ -13,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import SMALL_GYMNAX
-from gymnax_runs import random_batch
-from runs import advance, begin
+from common import SMALL_GYMNAX, slow_but
+from runs import advance, begin, random_batch
 
 from studies import rainbow_as_released
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 PARTS = {  # how each part is switched off
     "double": {"double": False},
@@ -36,7 +36,7 @@ def setup(rainbow, **options):
     return args
 
 
-def filled(rainbow, args, seed=0):
+def random_replay(rainbow, args, seed=0):
     """A ring of random rows with ends of both kinds, and a tree of random priorities in which some are 0."""
     rng, n = np.random.default_rng(seed), args.buffer_size
     terminated = rng.random(n) < 0.15
@@ -94,6 +94,7 @@ def softmax(x):
 # Priorities
 
 
+@pytest.mark.guards("sampling")
 @pytest.mark.parametrize("size", [1, 2, 64, 100])
 def test_sum_tree(rainbow, size):
     """Every node is the sum of its two, whatever is set in whichever order, rows that stand twice included."""
@@ -116,10 +117,11 @@ def test_sum_tree(rainbow, size):
         assert found[1] == pytest.approx(known.sum(dtype=np.float64), rel=1e-5)
 
 
+@pytest.mark.guards("sampling")
 def test_draws_are_proportional(rainbow):
     """One in each of equal parts of the sum; frequencies as the priorities; nothing of priority 0; weights by them."""
     args = setup(rainbow, importance_exponent=0.7)
-    replay, priorities, tree = filled(rainbow, args)
+    replay, priorities, tree = random_replay(rainbow, args)
     keys = jax.random.split(jax.random.key(3), 20_000)
     index, weights, _ = jax.jit(jax.vmap(partial(sample, rainbow, args, replay, tree)))(keys)
     bounds = np.cumsum(np.float64(priorities)) / priorities.sum(dtype=np.float64)
@@ -136,11 +138,12 @@ def test_draws_are_proportional(rainbow):
     np.testing.assert_allclose(weights, wanted / wanted.max(1, keepdims=True), rtol=1e-4)
 
 
+@pytest.mark.guards("sampling")
 @pytest.mark.parametrize("draw", [0.0, 1.0])
 def test_rounding_never_draws_a_row_of_priority_0(rainbow, draw, monkeypatch):
     """Even a draw at the very end of the sum, which jax.random.uniform does not give but float32's rounding can."""
     args = setup(rainbow)
-    replay, priorities, _ = filled(rainbow, args)
+    replay, priorities, _ = random_replay(rainbow, args)
     priorities[[0, -1]] = 0
     tree = tree_of(rainbow, args, priorities)
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, draw))
@@ -148,9 +151,11 @@ def test_rounding_never_draws_a_row_of_priority_0(rainbow, draw, monkeypatch):
     assert (priorities[index] > 0).all() and np.isfinite(weights).all()
 
 
+@pytest.mark.slow
+@pytest.mark.guards("sampling")
 def test_uniform_replay_is_priority_exponent_0(rainbow):
     args = setup(rainbow, priority_exponent=0.0)
-    replay, _, _ = filled(rainbow, args)
+    replay, _, _ = random_replay(rainbow, args)
     tree = tree_of(rainbow, args, np.ones(64))
     learner = rainbow.init_learner(args, jax.random.key(0), replay.obs[0])
     _, after, _ = learn(rainbow, args, learner, replay, tree, jax.random.key(1), 1)
@@ -158,6 +163,8 @@ def test_uniform_replay_is_priority_exponent_0(rainbow):
     assert (sample(rainbow, args, replay, tree, jax.random.key(2))[1] == 1).all()
 
 
+@pytest.mark.slow
+@pytest.mark.guards("sampling")
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_which_rows_may_be_drawn(rainbow, n_step):
     """All that are stored but the newest n - 1, in a ring that comes round; new ones with the largest priority."""
@@ -190,11 +197,12 @@ def n_step_by_hand(replay, first, n, gamma):
     return total, gamma ** (k + 1), row
 
 
+@pytest.mark.guards("sampling")
 @pytest.mark.parametrize("n_step", [1, 3, 10])
 def test_n_steps(rainbow, n_step):
     """Rows near ends of both kinds and across the ring's; episodes shorter than n; a truncated one's value goes on."""
     args = setup(rainbow, n_step=n_step, batch_size=200)
-    replay, _, _ = filled(rainbow, args)
+    replay, _, _ = random_replay(rainbow, args)
     index, _, batch = sample(rainbow, args, replay, tree_of(rainbow, args, np.ones(64)), jax.random.key(0))
     assert set(np.asarray(index)) == set(range(64))
     obs, action, rewards, discount, final_obs = (np.asarray(x) for x in batch)
@@ -209,10 +217,11 @@ def test_n_steps(rainbow, n_step):
     assert len(kinds) >= (3 if n_step == 1 else 5 if n_step == 3 else 2)  # ends of both kinds, early, late and none
 
 
+@pytest.mark.guards("sampling")
 def test_n_step_targets_against_rlax(rainbow, rlax):
     """rlax bootstraps n steps later, or at a trajectory's end: the same where episodes end by a discount of 0."""
     args = setup(rainbow, n_step=3, batch_size=200)
-    replay, _, _ = filled(rainbow, args)
+    replay, _, _ = random_replay(rainbow, args)
     replay = replay.replace(truncated=jnp.zeros(64, bool))
     index, _, (_, _, rewards, discount, final_obs) = sample(
         rainbow, args, replay, tree_of(rainbow, args, np.ones(64)), jax.random.key(0)
@@ -225,6 +234,8 @@ def test_n_step_targets_against_rlax(rainbow, rlax):
     np.testing.assert_allclose(rewards + discount * values, theirs[index], atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.guards("fresh")
 def test_nothing_reaches_into_a_fresh_episode(rainbow):
     """Where a resume begins new episodes, no n steps reach across: the row before counts as truncated, and its target
     has its own next observation. Priorities are those of any rows, and only what is known of the episode changes."""
@@ -274,6 +285,7 @@ def test_nothing_reaches_into_a_fresh_episode(rainbow):
 # Noise
 
 
+@pytest.mark.guards("networks")
 def test_noisy_layer(rainbow):
     """Weights mean + sigma * f(in) f(out), biases mean + sigma * f(out), f(x) = sign(x) sqrt|x| of normal draws: seen
     on a network that is one such layer. Fortunato et al. 2018, equations 9 to 11; sigma as in section 3.2."""
@@ -300,6 +312,8 @@ def test_noisy_layer(rainbow):
     assert np.abs(np.corrcoef(np.hstack([f_out, f_in])[well].T) - np.eye(6)).max() < 0.08
 
 
+@pytest.mark.slow
+@pytest.mark.guards("networks")
 def test_noise_is_drawn_anew_at_every_use(rainbow):
     """For every step, update and pass; the layers and streams each their own; alike for all rows of a batch."""
     args = setup(rainbow, hidden_dim=5, noise_scale=0.4)
@@ -321,10 +335,12 @@ def test_noise_is_drawn_anew_at_every_use(rainbow):
     np.testing.assert_array_equal(rows[0], rows[2])
 
 
+@pytest.mark.slow
+@pytest.mark.guards("loss")
 def test_noise_of_an_update(rainbow):
     """The loss is that of three passes, each with the noise of its own key, and of no other keys."""
     args = setup(rainbow, noise_scale=3.0, distributional=False)
-    replay, _, tree = filled(rainbow, args)
+    replay, _, tree = random_replay(rainbow, args)
     learner = rainbow.init_learner(args, jax.random.key(0), replay.obs[0])
     key = jax.random.key(7)
     draw_key, *keys = keys_of_update(key)
@@ -345,6 +361,8 @@ def test_noise_of_an_update(rainbow):
     assert any(other != pytest.approx(found, rel=1e-3) for other in chosen)
 
 
+@pytest.mark.slow
+@pytest.mark.guards("acting")
 def test_noise_of_steps_and_updates(rainbow, monkeypatch):
     """Every action and every update has a key of its own, in every seed."""
     seen, update, q_values = [], rainbow.update, rainbow.q_values
@@ -368,6 +386,8 @@ def test_noise_of_steps_and_updates(rainbow, monkeypatch):
     rainbow.train_chunk.clear_cache()
 
 
+@pytest.mark.slow
+@pytest.mark.guards("acting")
 def test_actions_with_and_without_noise(rainbow):
     """With it epsilon falls at once, after random actions until learning starts; else it falls over its schedule."""
     noisy, plain = setup(rainbow), setup(rainbow, noise_scale=0.0)
@@ -396,11 +416,12 @@ def forward(params, obs, args):
     return (softmax(out) @ z if args.distributional else out[:, 0]), out
 
 
-@pytest.mark.parametrize("off", [None, *PARTS])
+@pytest.mark.guards("loss")
+@pytest.mark.parametrize("off", slow_but(None, of=[None, *PARTS]))
 def test_update_against_numpy(rainbow, off):
     """The whole loss, the new priorities and the first Adam step's target copy, with all parts and without each."""
     args = setup(rainbow, **PARTS.get(off, {}) | ({"noise_scale": 1e-8} if off != "noisy" else {}))
-    replay, _, tree = filled(rainbow, args)
+    replay, _, tree = random_replay(rainbow, args)
     online, target = (rainbow.init_learner(args, jax.random.key(i), replay.obs[0]) for i in (1, 2))
     online = online.replace(target_network=jax.tree.map(lambda x: 3 * x, target.network))
     online = online.replace(network=jax.tree.map(lambda x: 3 * x, online.network))
@@ -452,12 +473,16 @@ def test_update_against_numpy(rainbow, off):
     jax.tree.map(np.testing.assert_array_equal, kept.target_network, online.target_network)
 
 
-@pytest.mark.parametrize("double, distributional", list(itertools.product([False, True], repeat=2)))
+@pytest.mark.guards("loss")
+@pytest.mark.parametrize("double, distributional", [
+    (True, True),
+    *[pytest.param(*given, marks=pytest.mark.slow) for given in ((False, False), (False, True), (True, False))],
+])  # fmt: skip
 def test_update_against_rlax(rainbow, rlax, double, distributional):
     args = setup(
         rainbow, double=double, distributional=distributional, noise_scale=0.0, priority_exponent=0.0, n_step=1
     )
-    replay, _, tree = filled(rainbow, args)
+    replay, _, tree = random_replay(rainbow, args)
     learner = rainbow.init_learner(args, jax.random.key(1), replay.obs[0])
     target = jax.tree.map(lambda x: 5 * x, rainbow.init_learner(args, jax.random.key(2), replay.obs[0]).network)
     learner = learner.replace(target_network=target)
@@ -482,6 +507,7 @@ def test_update_against_rlax(rainbow, rlax, double, distributional):
     assert float(info["losses/q_loss"]) == pytest.approx(float((weights * theirs).mean()), rel=1e-5)
 
 
+@pytest.mark.guards("loss")
 def test_distributions_of_the_parents_against_rlax(c51, qr_dqn, rlax):
     """C51's projection, with values beyond the support and exactly on an atom, and its loss; QR-DQN's quantile loss."""
     args = c51.Args(num_atoms=7, v_max=3.0)
@@ -512,6 +538,7 @@ def test_distributions_of_the_parents_against_rlax(c51, qr_dqn, rlax):
     assert float(qr_dqn.q_loss(online, args, target, batch)[0]) == pytest.approx(float(theirs.mean()), rel=1e-4)
 
 
+@pytest.mark.guards("ring")
 def test_memory_and_bad_settings(rainbow):
     args = rainbow.Args(**SMALL_GYMNAX | {"num_seeds": 1})
     rainbow.make_task(args)
@@ -540,6 +567,8 @@ def as_released():
     return make
 
 
+@pytest.mark.slow
+@pytest.mark.guards("networks")
 def test_released_weights_and_start(rainbow, as_released):
     theirs = as_released("weights", "start")
     args = theirs.Args(env_id="Freeway-MinAtar")
@@ -554,6 +583,8 @@ def test_released_weights_and_start(rainbow, as_released):
     assert float(theirs.epsilon(args, 1)) == args.end_e < float(rainbow.epsilon(args, 1)) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.guards("networks")
 def test_released_noise_and_streams(rainbow, as_released, monkeypatch):
     """The same for every key; two vectors that begin alike; what is taken off all actions alike, softmax undoes."""
     theirs, rng = as_released("noise", "streams"), np.random.default_rng(0)
@@ -572,7 +603,7 @@ def test_released_noise_and_streams(rainbow, as_released, monkeypatch):
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
     # A replay of one transition alone, so that the draw of rows does not tell: no key changes an update or an action.
-    replay = jax.tree.map(lambda x: jnp.repeat(x[:1], 64, 0), filled(rainbow, args)[0])
+    replay = jax.tree.map(lambda x: jnp.repeat(x[:1], 64, 0), random_replay(rainbow, args)[0])
     replay = replay.replace(terminated=jnp.zeros(64, bool), truncated=jnp.zeros(64, bool))
     tree, keys = tree_of(rainbow, args, np.ones(64)), jax.random.split(jax.random.key(5), 4)
     for module, equal in ((theirs, True), (rainbow, False)):

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_sac
 import pytest
+from common import slow_but
 
 
-@pytest.fixture(params=["sac", "sr_sac"])
+# Of the mathematics, which SR-SAC copies, one test is enough for it in `make test`.
+@pytest.fixture(params=slow_but("sac", of=["sac", "sr_sac"]))
 def script(request):
     return request.getfixturevalue(request.param)
 
@@ -46,8 +48,11 @@ def as_numpy(batch):
     ]
 
 
-def test_updates_against_numpy(script):
+@pytest.mark.guards("loss")
+@pytest.mark.parametrize("name", ["sac", "sr_sac"])
+def test_updates_against_numpy(name, request):
     """Five updates in a row: losses, all parameters, the target and the temperature, to float32's rounding."""
+    script = request.getfixturevalue(name)
     args = script.Args(hidden_dim=32, batch_size=64, learning_rate=1e-2, tau=0.1, gamma=0.9)
     obs_dim, action_dim = 5, 3
     learner = script.init_learner(args, jax.random.key(0), jnp.zeros(obs_dim), jnp.zeros(action_dim))
@@ -75,6 +80,7 @@ def test_updates_against_numpy(script):
     close(learner.log_alpha, mine.log_alpha)
 
 
+@pytest.mark.guards("loss")
 def test_gradients_against_numpy(script):
     args = script.Args(hidden_dim=32)
     learner = script.init_learner(args, jax.random.key(3), jnp.zeros(4), jnp.zeros(2)).replace(
@@ -96,6 +102,7 @@ def test_gradients_against_numpy(script):
     np.testing.assert_allclose(grad, np.exp(0.4) * (entropy + 1), rtol=1e-4)  # target entropy -dim / 2 = -1
 
 
+@pytest.mark.guards("loss")
 @pytest.mark.parametrize("shift", [0.0, 0.8])
 def test_log_probability_integrates_to_one(script, shift):
     """exp(log-probability) is a density over (-1, 1): its integral is 1, and so is that of the histogram of draws."""
@@ -118,6 +125,7 @@ def test_log_probability_integrates_to_one(script, shift):
     assert np.trapezoid(density[inside & (grid < 0.2)], grid[inside & (grid < 0.2)]) == pytest.approx(below, abs=0.02)
 
 
+@pytest.mark.guards("loss")
 def test_log_probability_far_out(script):
     """Where tanh is 1 in float32 the log-probability is still finite, and so is its gradient."""
     args = script.Args(hidden_dim=4)
@@ -128,6 +136,7 @@ def test_log_probability_far_out(script):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.grad(loss)(actor)))
 
 
+@pytest.mark.guards("networks")
 def test_initialization(script):
     """Orthogonal with gain sqrt(2) (log-std head 1), zero biases, log-std near -4, target equal to the critic."""
     args = script.Args()
@@ -151,6 +160,7 @@ def test_initialization(script):
     assert -10.001 <= float(log_std.min()) < -9.9 and 1.9 < float(log_std.max()) <= 2.001
 
 
+@pytest.mark.guards("loss")
 def test_only_termination_stops_bootstrapping(script):
     """Two rows alike but for `terminated`: the target is the reward, or the reward and the value of what follows."""
     args = script.Args(hidden_dim=8, gamma=0.9)
@@ -168,6 +178,7 @@ def test_only_termination_stops_bootstrapping(script):
         assert loss == pytest.approx(2 * target**2)
 
 
+@pytest.mark.guards("schedule")
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 1.5, 0.3, 8, 128, 0.01, 2.75])
 def test_updates_belong_to_whole_steps(script, ratio):
     """floor(step * ratio), exactly: nothing is dropped and nothing is early, in Python and inside jit."""
@@ -178,6 +189,7 @@ def test_updates_belong_to_whole_steps(script, ratio):
     assert jax.jit(partial(script.num_updates_until, args))(jnp.array(steps, jnp.int32)).tolist() == exact
 
 
+@pytest.mark.guards("resets")
 @pytest.mark.parametrize("ratio,interval,expected", [
     (8, 2_560_000, [320_000]),
     (16, 2_560_000, [160_000, 320_000, 480_000]),

@@ -15,13 +15,14 @@ from atari_runs import (
     assert_priorities,
     assert_stored,
     first_state,
-    idle,
     play_stream,
     played_by_hand,
     still,
 )
-from runs import before_step, begin, logged
+from runs import before_step, begin, idle, logged
 from spr_runs import SMALLEST, learner, tiny
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 SCRIPTS = list(SMALLEST)
 
@@ -136,6 +137,7 @@ def jumps_by_hand(games, first, jumps):
     return masks, later, actions
 
 
+@pytest.mark.guards("loss")
 @pytest.mark.parametrize("script", SCRIPTS, indirect=True)
 def test_update(script, rlax):
     """One update against rlax's categorical double Q-learning and SPR's loss with masks from plain loops: loss, weights
@@ -212,6 +214,8 @@ def test_update(script, rlax):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), new.target_network, wanted)
 
 
+@pytest.mark.slow
+@pytest.mark.guards("networks")
 def test_sizes_of_the_networks(spr, sr_spr, bbf):
     """By hand for Breakout's four actions, and about 4.9 and 40 million with 18 (facts of the papers' codes)."""
     conv = lambda size, inputs, outputs: (size * size * inputs + 1) * outputs
@@ -237,6 +241,7 @@ def test_sizes_of_the_networks(spr, sr_spr, bbf):
                 assert encoder + transition + layers + dense(hidden, hidden) == pytest.approx(about, rel=0.01)
 
 
+@pytest.mark.guards("networks")
 @pytest.mark.parametrize("script", SCRIPTS, indirect=True)
 def test_initial_weights(script):
     """Convolutions and the predictor are Xavier-uniform, with biases of 0; so are BBF's dense layers."""
@@ -250,6 +255,8 @@ def test_initial_weights(script):
             assert 0.97 * bound < np.abs(layer["kernel"]).max() <= bound and not np.any(layer["bias"]), role
 
 
+@pytest.mark.slow
+@pytest.mark.guards("networks")
 def test_noise(spr):
     """Values have noise if given a key for it, another one for another key; predictions are of means alone."""
     args = tiny(spr)
@@ -265,6 +272,8 @@ def test_noise(spr):
         np.testing.assert_array_equal(noisy, quiet)
 
 
+@pytest.mark.slow
+@pytest.mark.guards("loss")
 def test_noise_of_an_update(spr, rlax):
     """The three passes have keys of their own; how much noise there is is learnt."""
     args = tiny(spr, batch_size=4, jumps=1)
@@ -294,6 +303,8 @@ def test_noise_of_an_update(spr, rlax):
         assert not np.array_equal(one, two), f"{path} is not learnt"
 
 
+@pytest.mark.slow
+@pytest.mark.guards("acting")
 @pytest.mark.parametrize("script", SCRIPTS, indirect=True)
 def test_the_target_network_acts(script, monkeypatch):
     """In training, with noise of the step's own key where there is any."""
@@ -315,6 +326,8 @@ def test_the_target_network_acts(script, monkeypatch):
     assert chosen != other and (chosen != quiet or not keys), "nothing could be seen"
 
 
+@pytest.mark.slow
+@pytest.mark.guards("evaluation")
 def test_the_target_network_is_evaluated(spr):
     """Without noise, each game as it is played alone."""
     args = tiny(spr, max_episode_steps=40, eval_episodes=2, eval_e=0.2)
@@ -327,6 +340,8 @@ def test_the_target_network_is_evaluated(spr):
     assert row["eval/episodic_length"] == np.mean([length for _, length, _ in found])
 
 
+@pytest.mark.slow
+@pytest.mark.guards("storing")
 @pytest.mark.parametrize("script", SCRIPTS, indirect=True)
 def test_what_a_step_stores(script, monkeypatch):
     args = tiny(script, buffer_size=90)
@@ -336,6 +351,8 @@ def test_what_a_step_stores(script, monkeypatch):
     assert_priorities(script, args, state, watched, rows)
 
 
+@pytest.mark.slow
+@pytest.mark.guards("fresh")
 @pytest.mark.parametrize("script", SCRIPTS, indirect=True)
 def test_nothing_reaches_into_a_fresh_episode(script, monkeypatch):
     """Where a resume begins new games, no stack, no n steps and no predictions reach across: rows and what follows them
@@ -373,6 +390,8 @@ def test_nothing_reaches_into_a_fresh_episode(script, monkeypatch):
     assert_priorities(script, args, state, [priorities for _, priorities in watched], rows)
 
 
+@pytest.mark.slow
+@pytest.mark.guards("resets")
 @pytest.mark.parametrize("script", ["sr_spr", "bbf"], indirect=True)
 def test_what_a_reset_changes(script):
     """Encoder and transition model keep their part, all else is fresh; Adam starts anew, the target network is the new
@@ -401,6 +420,7 @@ def test_what_a_reset_changes(script):
     assert not np.allclose(roles(again.network["params"])["value"]["kernel"], after["value"]["kernel"])
 
 
+@pytest.mark.guards("resets")
 def test_when_resets_fall(sr_spr):
     """Ratio 2, 4, 8, 16: 4, 9, 19, 39 resets within 100k steps, the last one an interval before the end or more."""
     for ratio, number in ((2, 4), (4, 9), (8, 19), (16, 39)):
@@ -420,6 +440,8 @@ def resets(script, args, step):
     return step > 0 and int(until(step)) > int(until(step - 1))
 
 
+@pytest.mark.slow
+@pytest.mark.guards("resets")
 @pytest.mark.parametrize("script", ["sr_spr", "bbf"], indirect=True)
 def test_a_reset_within_training(script, monkeypatch):
     """It comes at the start of the next step, once, at the steps that `num_useful_resets_until` tells."""
@@ -436,6 +458,8 @@ def test_a_reset_within_training(script, monkeypatch):
     assert changed == [11, 21, 31]  # at 10, 20, 30, and not at 40: the next would be at 50
 
 
+@pytest.mark.slow
+@pytest.mark.guards("schedule")
 def test_annealing(bbf, monkeypatch):
     """n from 10 to 3 and the discount from 0.97 to 0.997, exponentially in Adam's count, which a reset sets to 0."""
     args, seen = bbf.Args(**SMALLEST["bbf"], env_id="Breakout-v5", batch_size=2, buffer_size=50), {}
@@ -462,6 +486,8 @@ def test_annealing(bbf, monkeypatch):
     assert n == 3
 
 
+@pytest.mark.slow
+@pytest.mark.guards("acting")
 @pytest.mark.parametrize("script", SCRIPTS, indirect=True)
 def test_exploration(script, monkeypatch):
     """Epsilon falls from 1 to 0 over 2,000 steps after the 2,000 random ones."""
@@ -489,7 +515,10 @@ def nine_steps(chunk, state):
     return state, actions
 
 
-def test_a_seed_of_a_batch_is_the_run_alone(sr_spr):
+@pytest.mark.slow
+@pytest.mark.guards("seeds")
+@pytest.mark.guards("ring")
+def test_a_seed_of_a_batch_is_the_run_alone(sr_spr, whole_programs):
     """Seed 2 beside 1 acts, learns and is reset as seed 2 alone; their fresh weights differ. One reset is due after
     step 27, after three updates, and comes with the next."""
     outcomes, options = [], {"reset_interval": 40, "resets_end": 100, "learning_starts": 26, "batch_size": 4}
@@ -516,6 +545,7 @@ def test_a_seed_of_a_batch_is_the_run_alone(sr_spr):
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-3, rtol=1e-2), learnt, alone)
 
 
+@pytest.mark.guards("errors")
 @pytest.mark.parametrize(
     "name,options,expected",
     [

@@ -30,6 +30,7 @@ def run(*words, expect=0):
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_end_to_end(tmp_path):
     """The loop, its updates alone, and pinned processes: a table, and one JSON line per measurement."""
     out, _ = run("--parts", "own", "bound", "pinned", *TINY.split(), "--json", str(tmp_path / "speed.jsonl"))

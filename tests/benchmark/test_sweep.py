@@ -1,4 +1,7 @@
-"""Sweeps: to their end through kills, beside jobs that fail, on this machine, submitit's local executor and Ray."""
+"""Sweeps: to their end through kills, beside jobs that fail, on this machine, submitit's local executor and Ray.
+
+What becomes of a job does not depend on what it learns, so most jobs are of helpers/fake_script.py.
+"""
 
 import json
 import os
@@ -21,6 +24,7 @@ from benchmark.suites import SUITES
 loaded = cache(load)
 TWO = "2" if len(os.sched_getaffinity(0)) > 1 else "1"  # jobs side by side, where there are cores for them
 GRID = ("--algos", "sac", "sr_sac", "--replay-ratios", "0.5")
+LONGER = ("--", "--total-timesteps", "4000")  # steps of a millisecond
 
 
 def words(suite, runs_dir, *more):
@@ -29,13 +33,13 @@ def words(suite, runs_dir, *more):
     return [sys.executable, str(ROOT / "tests" / "helpers" / "small_sweep.py"), "--suite", suite, *where, *head, *tail]
 
 
-def begin(suite, runs_dir, *more, **options):
+def start_sweep(suite, runs_dir, *more, **options):
     options = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment()} | options
     return subprocess.Popen(words(suite, runs_dir, *more), start_new_session=True, **options)
 
 
-def run(suite, runs_dir, *more, expect=0, **options):
-    process = begin(suite, runs_dir, *more, **options)
+def run_sweep(suite, runs_dir, *more, expect=0, **options):
+    process = start_sweep(suite, runs_dir, *more, **options)
     out, err = process.communicate(timeout=600)
     assert process.returncode == expect, f"exit code {process.returncode}\n{out}\n{err}"
     return out, err
@@ -55,6 +59,16 @@ def curves(runs_dir, suite):
 
 def logs(runs_dir):
     return {path.stem: path.read_text() for path in sorted(Path(runs_dir, "sweep").glob("*.log"))}
+
+
+def fake_results(runs_dir):
+    """What must be equal between two fake runs: all but their older checkpoints and the record of their sessions."""
+    found = {}
+    for folder in sorted(path.parent for path in Path(runs_dir).glob("*/args.json")):
+        files = [folder / name for name in ("args.json", "metrics.csv", "done")]
+        files.append(max(folder.glob("checkpoint_*")))
+        found[folder.name] = {path.name: path.read_text() for path in files}
+    return found
 
 
 def test_a_job_is_a_command_that_a_user_could_type():
@@ -159,41 +173,66 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, typed, says):
     assert [*ROOT.glob("runs/*/sweep")] == before
 
 
+def kill(process):
+    """The whole process group gets SIGKILL; what a killed sweep leaves behind may still be saving."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def test_killed_three_times_ends_as_if_never_disturbed(tmp_path):
-    """12 jobs. The whole process group gets SIGKILL; what a killed sweep leaves behind may still be saving."""
-    grid = ("--algos", "dqn", "sr_dqn", "--replay-ratios", "0.5", "--seeds", "3")
-    grid += ("--jobs", TWO)
-    run("small", tmp_path / "whole" / "runs", *grid)
+    """12 jobs."""
+    grid = (*GRID, "--seeds", "3", "--jobs", TWO)
+    run_sweep("fake", tmp_path / "whole" / "runs", *grid)
     runs = tmp_path / "killed" / "runs"
-    for kill, number in enumerate((1, 4, 8)):
-        process = begin("small", runs, *grid, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for pause, number in ((0.0, 1), (0.2, 4), (0.4, 8)):
+        process = start_sweep("fake", runs, *grid, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for(lambda number=number: len(list(runs.glob("*/done"))) >= number)
-        time.sleep((0.0, 1.3, 2.6)[kill])
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    out, _ = run("small", runs, *grid)
+        time.sleep(pause)
+        kill(process)
+    out, _ = run_sweep("fake", runs, *grid)
     assert re.search(r"12 jobs in .*, ([1-9]|1[01]) of them done", out)
-    assert_same(results(tmp_path / "whole" / "runs"), results(runs))
-    assert curves(tmp_path / "whole" / "runs", "small") == curves(runs, "small")
-    assert len(logs(runs)) == 12
+    assert fake_results(tmp_path / "whole" / "runs") == fake_results(runs)
+    assert_undisturbed(tmp_path, "fake", 12)
+    out, _ = run_sweep("fake", runs, *grid)
+    assert "12 of them done" in out and len(logs(runs)) == 12
+
+
+def assert_undisturbed(tmp_path, suite, number):
+    """The table of the killed sweep is that of the whole one; each job ran to its end once, and a kill hit one."""
+    runs = tmp_path / "killed" / "runs"
+    assert curves(tmp_path / "whole" / "runs", suite) == curves(runs, suite)
+    assert len(logs(runs)) == number
     for name, text in logs(runs).items():
         assert text.count("steps done, results in") == 1, f"{name} was run to its end more than once\n{text}"
     interrupted = [name for name, text in logs(runs).items() if text.count("\n== ") > 1]
     assert interrupted, "no kill hit a job: this test would show nothing"
-    out, _ = run("small", runs, *grid)
-    assert "12 of them done" in out and len(logs(runs)) == 12
+
+
+@pytest.mark.slow
+def test_a_sweep_of_real_scripts_is_killed(tmp_path):
+    """Two jobs, killed while they learn."""
+    grid = ("--algos", "dqn", "sr_dqn", "--tasks", "CartPole-v1", "--replay-ratios", "0.5", "--seeds", "1")
+    grid += ("--jobs", TWO)
+    run_sweep("small", tmp_path / "whole" / "runs", *grid)
+    runs = tmp_path / "killed" / "runs"
+    process = start_sweep("small", runs, *grid, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: list(runs.glob("*/checkpoint_0000000[1-3]*.npz")))
+    kill(process)
+    run_sweep("small", runs, *grid)
+    assert_same(results(tmp_path / "whole" / "runs"), results(runs))
+    assert_undisturbed(tmp_path, "small", 2)
 
 
 def test_failures_are_retried_once_named_and_harm_nobody(tmp_path):
     """A wrong flag (SAC knows no resets), a crash, a hang, and a job that is well."""
-    _, err = run(
-        "bad", tmp_path / "runs", *GRID, "--seeds", "1", "--timeout", "15", "--", "--reset-interval", "40", expect=1
-    )
+    grid = (*GRID, "--seeds", "1")
+    flags = ("--", "--reset-interval", "40")
+    _, err = run_sweep("fake_bad", tmp_path / "runs", *grid, "--jobs", TWO, "--timeout", "2", *flags, expect=1)
     text = logs(tmp_path / "runs")
     state = {path.parent.name: path for path in (tmp_path / "runs").glob("*/done")}
-    assert [*state] == ["toy_envs-Count-v0__sr_sac__rr0.5__1"]
-    assert curves(tmp_path / "runs", "bad").count(b"toy_envs:Count-v0") == 4
-    why = {"Crash": "exit code 1", "Stuck": "no sign of life for 15 s"}
+    assert [*state] == ["Count-v0__sr_sac__rr0.5__1"]
+    assert curves(tmp_path / "runs", "fake_bad").count(b"Count-v0") == 8
+    why = {"Crash": "exit code 1", "Stuck": "no sign of life for 2 s"}
     for name, log in text.items():
         if name in state:
             continue
@@ -202,8 +241,8 @@ def test_failures_are_retried_once_named_and_harm_nobody(tmp_path):
         assert expected in line and line.endswith(f"sweep/{name}.log"), line
         assert log.count("\n== ") == 2, f"{name} was tried {log.count('== ')} times"
     assert "5 of 6 jobs failed" in err
-    assert "this task fails in step 120" in text["toy_envs-Crash-v0__sr_sac__rr0.5__1"]
-    shown, _ = run("bad", tmp_path / "runs", *GRID, "--seeds", "1", "--status", "--", "--reset-interval", "40")
+    assert "this task fails in step 120" in text["Crash-v0__sr_sac__rr0.5__1"]
+    shown, _ = run_sweep("fake_bad", tmp_path / "runs", *grid, "--status", *flags)
     assert "6 jobs: 1 done, 0 running, 5 failed, 0 stopped, 0 left" in shown
 
 
@@ -235,19 +274,19 @@ def test_a_length_that_is_none(value, capsys):
 
 def test_one_sweep_at_a_time_and_a_stop_that_saves(tmp_path):
     runs, grid = tmp_path / "runs", ("--algos", "sac", "--replay-ratios", "1", "--seeds", "2", "--jobs", "1")
-    longer = ("--", "--total-timesteps", "20000", "--buffer-size", "30000")
-    first = begin("one", runs, *grid, *longer)
-    wait_for(lambda: list(runs.glob("*/checkpoint_0000000[1-9]*.npz")))
-    _, err = run("one", runs, *grid, *longer, expect=2)
+    longer = ("--", "--total-timesteps", "200000")
+    first = start_sweep("fake_one", runs, *grid, *longer)
+    wait_for(lambda: list(runs.glob("*/checkpoint_*.npz")))
+    _, err = run_sweep("fake_one", runs, *grid, *longer, expect=2)
     assert "another sweep is at work in" in err and err.count("\n") == 1
-    shown, _ = run("one", runs, *grid, "--status", *longer)
-    assert re.search(r"running +toy_envs-Count-v0__sac__rr1__1 +[\d,]+ of 20,000 steps", shown), shown
+    shown, _ = run_sweep("fake_one", runs, *grid, "--status", *longer)
+    assert re.search(r"running +Count-v0__sac__rr1__1 +[\d,]+ of 200,000 steps", shown), shown
     assert "2 jobs: 0 done, 1 running, 0 failed, 0 stopped, 1 left" in shown and "left, 1 at a time" in shown
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=120)
     assert first.returncode == 128 + signal.SIGINT and "the same command goes on" in out, out + err
-    assert "stopped and saved at step" in logs(runs)["toy_envs-Count-v0__sac__rr1__1"]
-    shown, _ = run("one", runs, *grid, "--status", *longer)
+    assert "stopped and saved at step" in logs(runs)["Count-v0__sac__rr1__1"]
+    shown, _ = run_sweep("fake_one", runs, *grid, "--status", *longer)
     assert "0 done, 0 running, 0 failed, 1 stopped, 1 left" in shown, shown
 
 
@@ -292,9 +331,9 @@ def test_a_missing_package_is_named(backend, package, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The sweep that the clusters' sweeps must equal: two jobs, each with one core and one thread."""
+    """The sweep that the clusters' sweeps must equal: two jobs of some seconds."""
     runs = tmp_path_factory.mktemp("undisturbed") / "runs"
-    run("one", runs, *GRID, "--seeds", "1", "--jobs", TWO, "--device", "cpu")
+    run_sweep("fake_one", runs, *GRID, "--seeds", "1", "--jobs", TWO, "--device", "cpu", *LONGER)
     return runs
 
 
@@ -303,22 +342,23 @@ def with_packages(**more):
     return environment() | {"PYTHONPATH": os.pathsep.join(sys.path)} | more
 
 
+@pytest.mark.slow
 def test_slurm_by_the_local_executor(tmp_path, undisturbed):
-    more = (*GRID, "--seeds", "1", "--backend", "slurm", "--slurm-executor", "local")
-    out, _ = run("one", tmp_path / "runs", *more, env=with_packages())
+    more = (*GRID, "--seeds", "1", "--backend", "slurm", "--slurm-executor", "local", *LONGER)
+    out, _ = run_sweep("fake_one", tmp_path / "runs", *more, env=with_packages())
     assert "2 are submitted now" in out
-    assert curves(tmp_path / "runs", "one") == curves(undisturbed, "one")
-    out, _ = run("one", tmp_path / "runs", *more, env=with_packages())
+    assert curves(tmp_path / "runs", "fake_one") == curves(undisturbed, "fake_one")
+    out, _ = run_sweep("fake_one", tmp_path / "runs", *more, env=with_packages())
     assert "2 of them done" in out and "submitted" not in out
 
 
+@pytest.mark.slow
 def test_slurm_saves_at_the_time_limit_and_goes_on(tmp_path):
     """What submitit does at a time limit: its signal, the checkpoint, the same job again."""
     more = ("--algos", "sac", "--replay-ratios", "1", "--seeds", "1", "--backend", "slurm", "--slurm-executor", "local")
-    longer = ("--", "--total-timesteps", "6000", "--buffer-size", "30000")
     runs = tmp_path / "runs"
-    process = begin("one", runs, *more, *longer, env=with_packages())
-    wait_for(lambda: list(runs.glob("*/checkpoint_0000000[1-9]*.npz")))
+    process = start_sweep("fake_one", runs, *more, *LONGER, env=with_packages())
+    wait_for(lambda: list(runs.glob("*/checkpoint_*.npz")))
     workers = [path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if is_worker(path, runs)]
     os.kill(int(workers[-1]), signal.SIGUSR2)
     out, err = process.communicate(timeout=300)
@@ -335,18 +375,19 @@ def is_worker(path, runs):
     return "submitit.core._submit" in text and str(runs) in text
 
 
+@pytest.mark.slow
 def test_ray_through_the_death_of_a_worker(tmp_path, undisturbed):
-    more = (*GRID, "--seeds", "1", "--backend", "ray")
+    more = (*GRID, "--seeds", "1", "--backend", "ray", *LONGER)
     runs = tmp_path / "runs"
-    process = begin("one", runs, *more, env=with_packages())
+    process = start_sweep("fake_one", runs, *more, env=with_packages())
     job = wait_for(lambda: next((p for p in runs.glob("sweep/*.json") if "pid" in json.loads(p.read_text())), None))
-    wait_for(lambda: list(runs.glob(f"{job.stem}/checkpoint_*.npz")))  # that of step 0: training is seconds away
+    wait_for(lambda: list(runs.glob(f"{job.stem}/checkpoint_*.npz")))
     child = json.loads(job.read_text())["pid"]
     worker = int(Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[1])
     os.kill(worker, signal.SIGKILL)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, out + err
-    assert curves(runs, "one") == curves(undisturbed, "one")
+    assert curves(runs, "fake_one") == curves(undisturbed, "fake_one")
     assert logs(runs)[job.stem].count("\n== ") == 2, "the worker's death hit nothing"
 
 

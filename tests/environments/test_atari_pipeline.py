@@ -77,6 +77,8 @@ def compare(script, seed, steps, **options):
     return games, rewards, lost
 
 
+@pytest.mark.slow
+@pytest.mark.guards("dependencies")
 @pytest.mark.parametrize("env_id, sticky, steps", [
     ("Pong-v5", 0.0, 2000), ("Breakout-v5", 0.0, 2000), ("Jamesbond-v5", 0.0, 2000), ("Assault-v5", 0.25, 1000),
 ])  # fmt: skip
@@ -97,6 +99,8 @@ def test_games_are_the_emulators(dqn_atari, env_id, sticky, steps):
     assert {frames for _, frames in games} >= {1, 3} or env_id != "Breakout-v5", "no game ended within a step"
 
 
+@pytest.mark.slow
+@pytest.mark.guards("dependencies")
 def test_a_game_that_is_cut(dqn_atari):
     """At max_episode_steps (which the frames before the first step do not count to) EnvPool shows the game's true last
     frame, with its lives and reward, and calls it truncated; the step after begins a new game. If the game is over in
@@ -107,6 +111,8 @@ def test_a_game_that_is_cut(dqn_atari):
         assert games[0][0] == cap and (games[0][1] < 4) == (cap == length) and len(games) > 1 and lost
 
 
+@pytest.mark.slow
+@pytest.mark.guards("dependencies")
 def test_games_start_after_1_to_30_frames(dqn_atari):
     """All of these numbers come up and no others, none much more often, in games of one step."""
     args = dqn_atari.Args(env_id="Breakout-v5", max_episode_steps=1)
@@ -142,7 +148,8 @@ def happened(script, args, seed, actions, factor):
     return rows, saw, games
 
 
-@pytest.mark.parametrize("life_loss, factor", [(True, 3), (False, -3)])
+@pytest.mark.guards("storing")
+@pytest.mark.parametrize("life_loss, factor", [(True, 3), pytest.param(False, -3, marks=pytest.mark.slow)])
 def test_replay_holds_what_happened(dqn_atari, life_loss, factor):
     """Rows of the replay, and the stacks read from them, as plain stepping of the same seed has them with the same
     actions: over lost lives, games lost, games cut and one that is lost in the step in which it would be cut (it counts

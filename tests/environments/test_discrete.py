@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common import ROOT, SMALL_GYMNAX, assert_same, refused, results, run
+from common import ROOT, SMALL_GYMNAX, assert_same, refused, results, run, run_here, slow_but, start
 
 # Is the last step that gymnax allows the end of the task itself (nothing comes after it), or is the episode only cut?
 OWN_END = {
@@ -37,11 +37,13 @@ CONTINUOUS = {"Pendulum-v1", "MountainCarContinuous-v0", "PointRobot-misc", "Rea
 FETCHED = {"MNISTBandit-bsuite"}  # its images come from the network
 
 
+@pytest.mark.guards("dependencies", "dqn")
 def test_every_task_of_gymnax_is_in_the_table():
     assert {*OWN_END} | CONTINUOUS | FETCHED == {*gymnax.registered_envs}
 
 
-@pytest.mark.parametrize("env_id", OWN_END)
+@pytest.mark.guards("environment")
+@pytest.mark.parametrize("env_id", slow_but("CartPole-v1", "DiscountingChain-bsuite", of=OWN_END))
 def test_which_end_is_the_tasks_own(env_id, dqn, monkeypatch):
     """The task is brought to its limit with a limit of one step."""
     args = dqn.Args(env_id=env_id)
@@ -60,6 +62,8 @@ def test_which_end_is_the_tasks_own(env_id, dqn, monkeypatch):
     assert bool(truncated) == (not OWN_END[env_id])
 
 
+@pytest.mark.slow
+@pytest.mark.guards("environment")
 def test_values_of_a_task_that_ends_by_itself(tmp_path, dqn):
     """DiscountingChain pays 1.1 once at most: values would rise above it if its end were taken for a cut."""
     options = {"env_id": "DiscountingChain-bsuite", "total_timesteps": 20_000, "replay_ratio": 0.5, "gamma": 1.0}
@@ -71,6 +75,7 @@ def test_values_of_a_task_that_ends_by_itself(tmp_path, dqn):
     assert max(values) < 1.3, values
 
 
+@pytest.mark.guards("environment")
 def test_a_number_is_a_one_hot_vector(dqn):
     task = dqn.make_task(dqn.Args(env_id="FrozenLake-misc"))
     obs = task.encode(jnp.int32(5))
@@ -82,6 +87,7 @@ def test_a_number_is_a_one_hot_vector(dqn):
     assert dqn.HostEnv("FrozenLake-v1", 1).obs.tolist() == [float(i == 0) for i in range(16)]  # EnvPool's
 
 
+@pytest.mark.guards("environment")
 def test_a_number_is_a_one_hot_vector_for_sac(sac):
     *_, obs = sac.make_pool("edge_envs:Steering-v0", [1, 2])
     assert obs.dtype == np.float32 and obs.shape == (2, 5) and (obs.sum(1) == 1).all() and set(obs.flat) == {0, 1}
@@ -95,6 +101,7 @@ def test_a_number_is_a_one_hot_vector_for_sac(sac):
         assert np.asarray(sac.flatten("x", parts, numbers, xp)).tolist() == expected
 
 
+@pytest.mark.guards("environment")
 def test_sticky_actions_are_minatars(dqn):
     """By default nothing is repeated elsewhere; a probability that is given holds everywhere on gymnax."""
     for env_id, sticky, share in (("Breakout-MinAtar", None, 0.1), ("CartPole-v1", None, 0), ("CartPole-v1", 0.5, 0.5)):
@@ -109,6 +116,7 @@ def test_sticky_actions_are_minatars(dqn):
         assert abs(float(jnp.mean(jax.vmap(executed)(keys) == 0)) - share) < 0.04
 
 
+@pytest.mark.guards("environment")
 def test_episodes_of_gymnasium_and_envpool_have_no_row_for_a_reset(dqn):
     """The step that ends an episode already gives the first observation of the next one, as gymnax's do."""
     for env_id in ("edge_envs:Walk-v0", "FrozenLake-v1", "CartPole-v0"):
@@ -130,19 +138,23 @@ def test_episodes_of_gymnasium_and_envpool_have_no_row_for_a_reset(dqn):
         env.pool.close()
 
 
+@pytest.mark.slow
+@pytest.mark.guards("resume", "dqn")
 @pytest.mark.parametrize("env_id", ["edge_envs:Walk-v0", "CartPole-v0"])
-def test_a_run_of_a_task_outside(env_id, tmp_path):
+def test_a_run_of_a_task_outside(env_id, tmp_path, dqn, capfd):
     """Of Gymnasium and of EnvPool: it runs, and is continued from the recorded actions to the same bits."""
     options = SMALL_GYMNAX | {"env_id": env_id, "total_timesteps": 200}
-    run("dqn", **options | {"runs_dir": tmp_path / "whole"})
-    run("dqn", **options | {"runs_dir": tmp_path / "parts", "total_timesteps": 120})
-    said = run("dqn", **options | {"runs_dir": tmp_path / "parts"})
+    start(dqn, **options | {"runs_dir": tmp_path / "whole"})
+    start(dqn, **options | {"runs_dir": tmp_path / "parts", "total_timesteps": 120})
+    said = run_here(dqn, capfd, **options | {"runs_dir": tmp_path / "parts"})
     assert "from step 120 to 200" in said
     assert_same(results(tmp_path / "parts"), results(tmp_path / "whole"))
-    said = run("dqn", "--resume", "fresh", **options | {"runs_dir": tmp_path / "parts", "total_timesteps": 250})
+    options |= {"runs_dir": tmp_path / "parts", "total_timesteps": 250}
+    said = run_here(dqn, capfd, "--resume", "fresh", **options)
     assert "new episodes from step 200" in said
 
 
+@pytest.mark.guards("environment", "dqn")
 def test_gymnax_alone_imports_no_envpool():
     """A user of MinAtar need not install it."""
     program = f"import sys; sys.argv = ['dqn.py']; sys.path.insert(0, {str(ROOT / 'algos')!r}); import dqn; "
@@ -150,6 +162,7 @@ def test_gymnax_alone_imports_no_envpool():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+@pytest.mark.guards("errors")
 @pytest.mark.parametrize(
     ("env_id", "expected"),
     [
@@ -166,6 +179,7 @@ def test_names_that_do_not_fit(env_id, expected, tmp_path, dqn, capfd):
     assert expected in said and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.guards("errors")
 @pytest.mark.parametrize(
     ("script", "env_id", "expected"),
     [

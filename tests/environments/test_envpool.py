@@ -54,15 +54,16 @@ def step_python(sac, env_id, seeds, actions):
     return first, [np.stack(x) for x in zip(*rows, strict=True)]
 
 
+@pytest.mark.guards("environment")
 @pytest.mark.parametrize(
     "env_id,dim,seeds",
     [
         ("CheetahRun-v1", 6, [4]),
-        ("HumanoidWalk-v1", 21, [1, 2, 3, 4, 5]),
-        ("QuadrupedRun-v1", 12, [1, 2]),
         ("Hopper-v4", 3, [7, 8]),
-        ("Humanoid-v5", 17, [3, 9]),
         ("toy_envs:Count-v0", 2, [1, 2, 3]),
+        pytest.param("HumanoidWalk-v1", 21, [1, 2, 3, 4, 5], marks=pytest.mark.slow),
+        pytest.param("QuadrupedRun-v1", 12, [1, 2], marks=pytest.mark.slow),
+        pytest.param("Humanoid-v5", 17, [3, 9], marks=pytest.mark.slow),
     ],
 )
 def test_inside_jit_equals_python(sac, env_id, dim, seeds):
@@ -76,6 +77,7 @@ def test_inside_jit_equals_python(sac, env_id, dim, seeds):
     assert np.asarray(got[3] | got[2]).any(), "no episode ended: the test saw too little"
 
 
+@pytest.mark.guards("environment")
 def test_nothing_leaves_in_float64(sac):
     for env_id in ("CheetahRun-v1", "Hopper-v4", "toy_envs:Count-v0"):
         env = sac.make_env(sac.Args(env_id=env_id), [1, 2])
@@ -86,6 +88,7 @@ def test_nothing_leaves_in_float64(sac):
     assert not jax.config.jax_enable_x64
 
 
+@pytest.mark.guards("seeds")
 def test_a_seed_does_not_know_its_neighbors(sac):
     actions = jax.random.uniform(jax.random.key(1), (50, 3, 6), minval=-1, maxval=1)
     first, three = scan_env(sac, "CheetahRun-v1", [5, 9, 2], actions)
@@ -95,6 +98,8 @@ def test_a_seed_does_not_know_its_neighbors(sac):
     assert not np.array_equal(first[0], first[1])
 
 
+@pytest.mark.slow
+@pytest.mark.guards("dependencies")
 @pytest.mark.parametrize("env_id", DM_CONTROL)
 def test_observations_are_those_of_dm_control(sac, env_id):
     pool, _, _, obs = sac.make_pool(env_id, [1])
@@ -103,10 +108,12 @@ def test_observations_are_those_of_dm_control(sac, env_id):
     assert not unknown, f"EnvPool has no {unknown}"
 
 
+@pytest.mark.guards("dependencies")
 def test_padding_names_tasks_that_exist(sac):
     assert set(sac.PADDING) <= set(envpool.list_all_envs())
 
 
+@pytest.mark.guards("environment")
 def test_actions_reach_the_bounds(sac):
     """-1 and 1 are the task's bounds, 0 is their middle, for bounds that are neither +-1 nor symmetric."""
     _, space, _, _ = sac.make_pool("toy_envs:Count-v0", [1])
@@ -124,8 +131,14 @@ def play(script, steps, **options):
     return args, seeds, jax.device_get(state.replace(env=None)), actions
 
 
+@pytest.mark.guards("storing")
 @pytest.mark.parametrize(
-    "env_id,steps,size", [("toy_envs:Count-v0", 95, 300), ("toy_envs:Count-v0", 200, 60), ("Hopper-v4", 150, 100)]
+    "env_id,steps,size",
+    [
+        ("toy_envs:Count-v0", 200, 60),
+        pytest.param("toy_envs:Count-v0", 95, 300, marks=pytest.mark.slow),
+        pytest.param("Hopper-v4", 150, 100, marks=pytest.mark.slow),
+    ],
 )
 def test_replay_holds_what_happened(sac, env_id, steps, size):
     """Against plain stepping from Python over ends of both kinds, before and after the ring is full: the same
@@ -149,6 +162,7 @@ def test_replay_holds_what_happened(sac, env_id, steps, size):
             assert not ring[len(rows) :].any(), "something stands where nothing was stored"
 
 
+@pytest.mark.guards("sampling")
 def test_only_what_is_there_is_sampled(sac, monkeypatch):
     """Every transition an update sees is one of those stored so far, and all of them come up."""
     seen = []
@@ -170,6 +184,7 @@ def test_only_what_is_there_is_sampled(sac, monkeypatch):
     sac.train_chunk.clear_cache()
 
 
+@pytest.mark.guards("storing")
 def test_episode_statistics(sac):
     """Returns and lengths of the episodes that ended, as plain stepping adds them up."""
     args, seeds, state, actions = play(sac, 95, env_id="toy_envs:Count-v0")
@@ -196,6 +211,7 @@ def ring_copies(script):
     return re.findall(r"= \w+\[2,12345[^=]* copy(?:-start)?\(", text)
 
 
+@pytest.mark.guards("ring")
 def test_the_replay_is_not_copied(sac):
     """A copy of the ring would make every step as slow as the ring is long. A twin of the script that draws its batches
     from the ring as it was before the write must copy, and does: so the search finds what it looks for."""

@@ -1,14 +1,14 @@
 """gymnax's MinAtar games, as the scripts make them, beside MinAtar's own, step by step: the same observations, rewards
 and ends of games under players that get far. What is drawn at random is carried over from one to the other.
 
-Seaquest is not among them: nearly all of its state is drawn. Random returns of all five are in
-tests/algorithms/test_dqn.py.
+Seaquest is not among them: nearly all of its state is drawn. But random returns are those of all five.
 """
 
 import importlib
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy_dqn
 import pytest
@@ -62,6 +62,8 @@ def carry_over(name, theirs, state, module, number):
         theirs._spawn_entity = lambda: theirs.entities.__setitem__(entity[1] - 1, entity) if filled else None
 
 
+@pytest.mark.slow
+@pytest.mark.guards("dependencies")
 @pytest.mark.parametrize(
     "name, player, games, random, least",
     [("space_invaders", space_invaders, 3, 0.02, 24), ("breakout", breakout, 3, 0, 30),
@@ -95,6 +97,8 @@ def test_games_are_minatars(dqn, name, player, games, random, least):
     assert best > least
 
 
+@pytest.mark.slow
+@pytest.mark.guards("dependencies", "dqn")
 def test_the_agent_of_minatar_dqn_learns_as_the_judge():
     """studies/minatar_dqn.py, whose curves stand beside the scripts' on their page, moves as numpy_dqn.py does."""
     rng = np.random.default_rng(0)
@@ -120,3 +124,31 @@ def test_the_agent_of_minatar_dqn_learns_as_the_judge():
     for name, x in named(network).items():
         assert np.abs(x - first[name]).max() > 1e-3, "it has not moved"
         np.testing.assert_allclose(x, wanted[name], atol=1e-6, err_msg=name)
+
+
+RANDOM = {  # mean return of uniformly random actions, six of them and the minimal ones, of MinAtar 1.0.15; their
+    "Breakout": (0.50, 0.37, 1500),  # episodes, 1500 or more, whose standard error is taken to be as ours would be
+    "Asterix": (0.52, 0.51, 1500),
+    "Seaquest": (0.10, 0.10, 1500),
+    "SpaceInvaders": (2.80, 4.04, 1500),
+    "Freeway": (0.14, 0.32, 150),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.guards("dependencies")
+@pytest.mark.parametrize("game", RANDOM)
+def test_random_returns_of_minatar(dqn, game, monkeypatch):
+    """Within three standard errors of ours and theirs together, and the rounding of theirs."""
+    none = lambda args, network, obs: jnp.zeros(dqn.make_task(args).num_actions)
+    monkeypatch.setattr(dqn, "q_values", none)  # every action is random: no value is looked at
+    *means, theirs = RANDOM[game]
+    for minimal, expected in zip((False, True), means, strict=True):
+        episodes = {"Freeway": 200, "Seaquest": 300}.get(game, 1000)
+        args = dqn.Args(env_id=f"{game}-MinAtar", minimal_actions=minimal, eval_e=1.0, eval_episodes=episodes)
+        dqn.make_task(args)
+        keys = jax.random.split(jax.random.key(1), (1, episodes))
+        returns, lengths = (np.asarray(x)[0] for x in dqn.play(args, {}, keys))
+        error = np.std(returns) * (1 / len(returns) + 1 / theirs) ** 0.5
+        assert abs(np.mean(returns) - expected) < 3 * error + 0.005
+        assert (lengths == 2500).all() if game == "Freeway" else lengths.max() < args.eval_steps

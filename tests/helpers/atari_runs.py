@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import idle
 
 FRAME = jnp.zeros((84, 84), jnp.uint8)
 STILL = FRAME, jnp.float32(0), jnp.bool(False), jnp.bool(False), jnp.int32(3)  # a step in which nothing happens
@@ -28,12 +29,6 @@ def stream(steps, seed):
         over = terminated or truncated
         out.append((frame(), float(rng.integers(-3, 4)), terminated, truncated, lives))
     return first, out
-
-
-def idle(args, learner, batch, key=None):  # in place of `update` where it is never called: it need not be compiled
-    prioritized = getattr(batch, "index", None) is not None
-    priorities = {"priorities": jnp.zeros(args.batch_size)} if prioritized else {}
-    return learner, {"losses/none": jnp.zeros(())} | priorities
 
 
 def first_state(script, args, seed, frame):

@@ -51,6 +51,9 @@ SMALL_ATARI = SMALL | {
 }
 
 
+# A task whose programs are compiled fast, and kept: for tests of what is one text in all scripts.
+CARTPOLE = SMALL_GYMNAX | {"env_id": "CartPole-v1"}
+
 # SPR and its children: resets at 67 and 134 steps; wider nets are too slow for a test.
 SMALL_SPR = SMALL_ATARI | {"exploration_steps": 50, "hidden_dim": 8, "jumps": 2, "n_step": 3}
 del SMALL_SPR["target_interval"]
@@ -64,6 +67,11 @@ def small(script):
     text = (ROOT / "algos" / f"{script}.py").read_text()
     on_atari = {"spr": SMALL_SPR, "sr_spr": SMALL_SR_SPR, "bbf": SMALL_BBF}.get(script, SMALL_ATARI)
     return SMALL_GYMNAX if "gymnax.make" in text else on_atari if "84, 84" in text else SMALL
+
+
+def slow_but(*fast, of=SCRIPTS):
+    """Parameters of a test: these scripts in `make test`, the others in `make test-all` alone."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in of]
 
 
 def load(name):
@@ -119,12 +127,27 @@ def run_tool(name, *words, expect=0, with_packages=False):
     return done.stdout + done.stderr
 
 
+def start(script, *words, **options):
+    """Runs a script's module to its end, with a command line's words, in this process."""
+    script.main(importlib.import_module("tyro").cli(script.Args, args=[*words, *flags(**options)]))
+
+
+def run_here(script, capfd, *words, expect=0, **options):
+    """As `run`, of a script's module in this process: without the time that its imports take."""
+    capfd.readouterr()
+    code = 0
+    try:
+        start(script, *words, **options)
+    except SystemExit as stop:
+        code = stop.code
+    said = "".join(capfd.readouterr())
+    assert code == expect, f"exit code {code}\n{said}"
+    return said
+
+
 def refused(script, capfd, **options):
-    """What a script says of arguments that it must refuse, run to its end in this process."""
-    with pytest.raises(SystemExit) as stop:
-        script.main(importlib.import_module("tyro").cli(script.Args, args=flags(**options)))
-    assert stop.value.code == 2
-    return "".join(capfd.readouterr())
+    """What a script says of arguments that it must refuse."""
+    return run_here(script, capfd, expect=2, **options)
 
 
 def table(folder, timing=False):

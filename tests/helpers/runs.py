@@ -57,4 +57,16 @@ def leaves(tree):
 
 
 def idle(args, learner, batch, key=None):  # in place of `update` where it is not looked at: it need not be compiled
-    return learner, {"losses/none": jnp.zeros(())}
+    prioritized = getattr(batch, "index", None) is not None
+    priorities = {"priorities": jnp.zeros(args.batch_size)} if prioritized else {}
+    return learner, {"losses/none": jnp.zeros(())} | priorities
+
+
+def random_batch(script, size, seed=0, shape=(10, 10, 4), actions=6):
+    """Transitions of MinAtar's form."""
+    rng = np.random.default_rng(seed)
+    image = lambda: rng.random((size, *shape)) < 0.2
+    terminated = rng.random(size) < 0.3
+    return script.Transition(
+        image(), rng.integers(0, actions, size), np.float32(3 * rng.normal(size=size)), terminated, image()
+    )

@@ -1,4 +1,4 @@
-"""benchmark.sweep with suites of small jobs beside the real ones.
+"""benchmark.sweep with suites of small jobs beside the real ones, and of fake ones (fake_script.py).
 
 python tests/helpers/small_sweep.py --suite small ...
 """
@@ -28,20 +28,27 @@ FLAGS = {
     "checkpoint-interval": 50,
 }
 RESETS = {"sr_sac": {"reset-interval": 150}, "sr_dqn": {"reset-interval": 150}}
+# Without JAX: what becomes of a job does not depend on what it learns.
+FAKE = {name: ("../tests/helpers/fake_script", {}) for name in ("sac", "sr_sac")}
+FAKE_FLAGS = {"total-timesteps": 400, "eval-interval": 50}
 
 
 def add_suites():
     for name, tasks in {
         "small": ("CartPole-v1", "Catch-bsuite"),
         "one": ("toy_envs:Count-v0",),
-        "bad": ("toy_envs:Count-v0", "toy_envs:Crash-v0", "toy_envs:Stuck-v0"),
+        "fake": ("Count-v0", "Walk-v0"),
+        "fake_one": ("Count-v0",),
+        "fake_bad": ("Count-v0", "Crash-v0", "Stuck-v0"),
     }.items():
+        is_fake = name.startswith("fake")
         SUITES[name] = Suite(
             about="for tests",
             scores=dict.fromkeys(tasks, (0.0, 1000.0)),
-            flags=FLAGS,
+            flags=FAKE_FLAGS if is_fake else FLAGS,
             statistic=(100, 400),
-            algo_flags=RESETS,
+            algo_flags={} if is_fake else RESETS,
+            variants=FAKE if is_fake else {},
         )
 
 

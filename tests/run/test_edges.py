@@ -10,50 +10,65 @@ import sys
 import time
 
 import pytest
-from common import ROOT, SCRIPTS, SMALL, SMALL_GYMNAX, assert_same, command, environment, load, results, run, table
+from common import (
+    CARTPOLE,
+    ROOT,
+    SCRIPTS,
+    SMALL,
+    assert_same,
+    command,
+    environment,
+    load,
+    refused,
+    results,
+    run_here,
+    start,
+    table,
+)
+from runs import idle
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
+pytestmark = [pytest.mark.guards("run", "dqn"), pytest.mark.usefixtures("quick_programs")]
 
 TASK = SMALL | {"env_id": "edge_envs:Steering-v0"}
 
 
-def finished(process):
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out + err
+@pytest.fixture
+def idle_sac(sac, monkeypatch):
+    """Where learning is not looked at, it need not be compiled."""
+    monkeypatch.setattr(sac, "update", idle)
+    yield sac
+    sac.train_chunk.clear_cache()
 
 
-def start(script, *words, **options):
-    return subprocess.Popen(
-        command(script, *words, **options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    )
-
-
-@pytest.mark.parametrize(("task", "error"), [("Refused", "ConnectionRefusedError"), ("Late", "TimeoutError")])
-def test_an_error_of_the_task_is_shown_whole(task, error, tmp_path):
+@pytest.mark.guards("errors", "sac")
+@pytest.mark.parametrize(("task", "error"), [("Refused", ConnectionRefusedError), ("Late", TimeoutError)])
+def test_an_error_of_the_task_is_shown_whole(task, error, tmp_path, idle_sac, capfd):
     """It is no disk that is full: the traceback names the line of the task."""
     options = TASK | {"env_id": f"edge_envs:{task}-v0", "runs_dir": tmp_path, "num_seeds": 1}
-    said = run("sac", expect=1, **options)
-    assert "Traceback" in said and error in said and "edge_envs.py" in said
+    with pytest.raises(error) as raised:
+        start(idle_sac, **options)
+    assert "edge_envs.py" in str(raised.getrepr())
+    said = "".join(capfd.readouterr())
     assert "cannot write" not in said and "what was saved is kept" not in said
 
 
-def test_every_environment_is_closed(tmp_path, monkeypatch):
+def test_every_environment_is_closed(tmp_path, monkeypatch, idle_sac):
     """The training's and those of three evaluations of two episodes and two seeds."""
     monkeypatch.setenv("COUNTED", str(tmp_path / "counted"))
     options = TASK | {"env_id": "edge_envs:Counted-v0", "runs_dir": tmp_path / "runs", "total_timesteps": 300}
-    run("sac", **options)
+    start(idle_sac, **options)
     words = (tmp_path / "counted").read_text().split()
     assert words.count("opened") == words.count("closed") == 2 + 3 * 2 * 2
 
 
-def test_a_folders_name_is_one_for_every_tool(tmp_path):
+def test_a_folders_name_is_one_for_every_tool(dqn):
     """No colon and no slash, which scp, rsync and a shell take for something else."""
-    script = load("sac")
     for env_id in ("edge_envs:Steering-v0", "phys2d/CartPole-v1", "a b:c/d-v0"):
-        name = script.Run(script.Args(env_id=env_id), 1).folder.name
+        name = dqn.Run(dqn.Args(env_id=env_id), 1).folder.name
         assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"), name
 
 
+@pytest.mark.guards("run")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_only_imported_packages_are_asked_for_their_version(script):
     text = (ROOT / "algos" / f"{script}.py").read_text()
@@ -71,92 +86,86 @@ def test_only_imported_packages_are_asked_for_their_version(script):
         importlib.metadata.version(name)
 
 
-def test_mujocos_version_is_recorded():
+@pytest.mark.guards("run", "sac")
+def test_mujocos_version_is_recorded(sac):
     """The package's own version does not say it, and contact physics has changed between two of them."""
-    script = load("sac")
-    version = script.env_versions(script.Args())["mujoco"]
+    version = sac.env_versions(sac.Args())["mujoco"]
     assert [int(part) for part in version.split(".")] >= [3, 5]
-    assert script.env_versions(script.Args(env_id="edge_envs:Steering-v0")) == {}
+    assert sac.env_versions(sac.Args(env_id="edge_envs:Steering-v0")) == {}
 
 
 def test_a_reader_who_leaves(tmp_path):
     """`| head -1`: all seeds are finished all the same."""
-    options = TASK | {"runs_dir": tmp_path, "num_seeds": 3, "total_timesteps": 100}
-    shell = " ".join(command("sac", **options)) + " | head -1"
+    options = CARTPOLE | {"runs_dir": tmp_path, "num_seeds": 3, "total_timesteps": 100}
+    shell = " ".join(command("dqn", **options)) + " | head -1"
     done = subprocess.run(shell, shell=True, capture_output=True, text=True, env=environment(), timeout=600)
     assert "from step 0" in done.stdout and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
     assert len(list(tmp_path.glob("*/done"))) == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-def test_a_closed_terminal_saves(number, tmp_path):
-    options = TASK | {"runs_dir": tmp_path, "checkpoint_interval": 0, "total_timesteps": 100_000, "eval_interval": 0}
-    process = start("sac", **options)
-    csv = tmp_path / "edge_envs-Steering-v0__sac__rr1.5__2" / "metrics.csv"
+def test_a_closed_terminal_saves(tmp_path):
+    options = CARTPOLE | {"runs_dir": tmp_path, "checkpoint_interval": 0, "eval_interval": 0}
+    words = command("dqn", **options | {"total_timesteps": 100_000_000})
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    csv = tmp_path / "CartPole-v1__dqn__rr1.5__2" / "metrics.csv"
     while not csv.exists() or "\n50," not in csv.read_text():
         time.sleep(0.05)
         assert process.poll() is None
-    process.send_signal(number)
-    code, said = finished(process)
-    assert code == 128 + number and "the same command continues from there" in said
+    process.send_signal(signal.SIGHUP)
+    said = "".join(process.communicate(timeout=600))
+    assert process.returncode == 128 + signal.SIGHUP and "the same command continues from there" in said
     newest = max(int(path.stem[-10:]) for path in csv.parent.glob("checkpoint_*.npz"))
     assert newest >= 50
 
 
-def test_an_infinite_reward_is_called_so(tmp_path):
+@pytest.mark.guards("errors", "sac")
+def test_an_infinite_reward_is_called_so(tmp_path, idle_sac, capfd):
     options = TASK | {"env_id": "edge_envs:Infinite-v0", "runs_dir": tmp_path, "learning_starts": 40, "num_seeds": 1}
-    said = run("sac", expect=2, **options)
+    said = refused(idle_sac, capfd, **options)
     assert "charts/episodic_return was NaN or infinite" in said and "loss" not in said
     step = int(said.split("in step ")[1].split()[0])
     assert 10 <= step < 40
 
 
-def test_twice_in_one_process(tmp_path, capfd):
+def test_twice_in_one_process(tmp_path, dqn, capfd):
     """As in a notebook: locks are released, and signals are the caller's again."""
-    script = load("sac")
-    args = script.Args(**TASK | {"runs_dir": str(tmp_path), "total_timesteps": 100})
+    args = dqn.Args(**CARTPOLE | {"runs_dir": str(tmp_path), "total_timesteps": 100})
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
-    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
-    script.main(args)
+    dqn.main(args)
     assert [signal.getsignal(number) for number in numbers] == before
-    script.main(args)
+    dqn.main(args)
     assert capfd.readouterr().out.count("is finished") == 2
-    script.main(script.dataclasses.replace(args, total_timesteps=150))
+    dqn.main(dqn.dataclasses.replace(args, total_timesteps=150))
     assert [signal.getsignal(number) for number in numbers] == before
 
 
-def test_a_line_for_each_evaluation(tmp_path):
+def test_a_line_for_each_evaluation(tmp_path, dqn, capfd):
     """Where no bar can be drawn, as in the log of a cluster's job."""
-    said = run("sac", **TASK | {"runs_dir": tmp_path})
+    said = run_here(dqn, capfd, **CARTPOLE | {"runs_dir": tmp_path})
     lines = [line for line in said.splitlines() if "evaluated with a return of" in line]
     assert [line.split(":")[0] for line in lines] == [f"step {step}" for step in (100, 200, 300, 400)]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    run("sac", **TASK | {"runs_dir": folder})
-    return folder
-
-
-def test_the_end_is_logged_and_evaluated(tmp_path, whole):
+def test_the_end_is_logged_and_evaluated(tmp_path, dqn):
     """Also between two logs; and a run that is continued from there is as one that did not end."""
-    run("sac", **TASK | {"runs_dir": tmp_path, "total_timesteps": 230})
-    folder = next(iter(sorted(tmp_path.iterdir())))
+    start(dqn, **CARTPOLE | {"runs_dir": tmp_path / "parts", "total_timesteps": 230})
+    folder = next(iter(sorted((tmp_path / "parts").iterdir())))
     last = {tag for step, tag, _ in table(folder) if step == 230}
-    assert {"eval/episodic_return", "losses/qf_loss", "charts/updates"} <= last
-    run("sac", **TASK | {"runs_dir": tmp_path})
+    assert {"eval/episodic_return", "losses/q_loss", "charts/updates"} <= last
+    start(dqn, **CARTPOLE | {"runs_dir": tmp_path / "parts"})
     assert not [row for row in table(folder) if row[0] == 230]
-    assert_same(results(tmp_path), results(whole))
+    start(dqn, **CARTPOLE | {"runs_dir": tmp_path / "whole"})
+    assert_same(results(tmp_path / "parts"), results(tmp_path / "whole"))
 
 
-def test_a_total_below_the_evaluations_interval(tmp_path):
-    run("sac", **TASK | {"runs_dir": tmp_path, "total_timesteps": 100, "eval_interval": 1000})
+def test_a_total_below_the_evaluations_interval(tmp_path, dqn):
+    start(dqn, **CARTPOLE | {"runs_dir": tmp_path, "total_timesteps": 100, "eval_interval": 1000})
     folder = next(iter(tmp_path.iterdir()))
     assert [step for step, tag, _ in table(folder) if tag == "eval/episodic_return"] == [100]
 
 
+@pytest.mark.guards("run")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_chunks_do_not_depend_on_divisors(script):
     """An interval without a good divisor must not make chunks of one step."""
@@ -173,30 +182,32 @@ def test_chunks_do_not_depend_on_divisors(script):
             assert ends[-1] == interval and len(ends) - 1 == math.ceil(interval / chunk)
 
 
-def test_fresh_episodes(tmp_path, whole):
+@pytest.mark.guards("fresh", "sac")
+def test_fresh_episodes(tmp_path, idle_sac, capfd):
     """--resume fresh goes on without the recorded actions, says that it is not the same, and is exact from there on."""
-    options = TASK | {"runs_dir": tmp_path, "total_timesteps": 200}
-    run("sac", **options)
-    for path in tmp_path.glob("*/actions_*.bin"):
+    options = TASK | {"runs_dir": tmp_path / "once", "total_timesteps": 200}
+    start(idle_sac, **options)
+    for path in tmp_path.glob("*/*/actions_*.bin"):
         path.write_bytes(b"")
-    said = run("sac", expect=2, **options | {"total_timesteps": 300})
+    said = refused(idle_sac, capfd, **options | {"total_timesteps": 300})
     assert "--resume fresh" in said
-    said = run("sac", "--resume", "fresh", **options | {"total_timesteps": 300})
+    said = run_here(idle_sac, capfd, "--resume", "fresh", **options | {"total_timesteps": 300})
     assert "new episodes from step 200 on: not exactly" in said
-    folder = next(iter(sorted(tmp_path.iterdir())))
+    folder = next(iter(sorted((tmp_path / "once").iterdir())))
     assert sorted(path.name for path in folder.glob("actions_*")) == [
         "actions_0000000000.bin",
         "actions_0000000200.bin",
     ]
     assert json.loads((folder / "run.json").read_text())[-1]["resume"] == "fresh"
-    run("sac", **options | {"total_timesteps": 400})
-    once = results(tmp_path)
-    assert once != results(whole)
+    start(idle_sac, **options | {"total_timesteps": 400})
+    once = results(tmp_path / "once")
+    start(idle_sac, **options | {"runs_dir": tmp_path / "whole", "total_timesteps": 400})
+    assert once != results(tmp_path / "whole")
 
     # The same again, stopped nowhere after the fresh start: the same bits.
-    again = tmp_path.parent / "again"
-    run("sac", **options | {"runs_dir": again})
-    run("sac", "--resume", "fresh", **options | {"runs_dir": again, "total_timesteps": 400})
+    again = tmp_path / "again"
+    start(idle_sac, **options | {"runs_dir": again})
+    start(idle_sac, "--resume", "fresh", **options | {"runs_dir": again, "total_timesteps": 400})
     twice = results(again)
     for found in (once, twice):
         for own in found.values():
@@ -204,8 +215,9 @@ def test_fresh_episodes(tmp_path, whole):
     assert_same(once, twice)
 
 
-def test_fresh_is_refused_where_checkpoints_hold_the_environment(tmp_path):
-    said = run("dqn", "--resume", "fresh", expect=2, **SMALL_GYMNAX | {"runs_dir": tmp_path / "runs"})
+@pytest.mark.guards("errors", "dqn")
+def test_fresh_is_refused_where_checkpoints_hold_the_environment(tmp_path, dqn, capfd):
+    said = run_here(dqn, capfd, "--resume", "fresh", expect=2, **CARTPOLE | {"runs_dir": tmp_path / "runs"})
     assert "leave out --resume fresh" in said and not (tmp_path / "runs").exists()
 
 

@@ -10,7 +10,18 @@ import imageio.v3 as imageio
 import jax
 import numpy as np
 import pytest
-from common import ROOT, SMALL, SMALL_ATARI, SMALL_GYMNAX, environment, run, run_tool, table
+from common import (
+    ROOT,
+    SMALL,
+    SMALL_ATARI,
+    SMALL_GYMNAX,
+    assert_same,
+    environment,
+    results,
+    run,
+    run_tool,
+    table,
+)
 
 from benchmark import film
 
@@ -61,6 +72,7 @@ def refused(capsys, *given, **options):
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(RUNS))
 def test_the_film_is_of_the_runs_own_evaluation(name, make_run, capsys):
     folder = make_run(name)
@@ -81,6 +93,7 @@ def test_the_film_is_of_the_runs_own_evaluation(name, make_run, capsys):
     assert abs(len(shown) - sum(lengths)) <= (name == "outside")  # each of two odd lengths is rounded up
 
 
+@pytest.mark.slow
 def test_as_a_command(make_run, tmp_path):
     words = (str(make_run("dqn")), "--output", str(tmp_path / "new" / "a.mp4"))
     said = run_tool("benchmark.film", *words, with_packages=True)
@@ -182,6 +195,7 @@ def test_the_script_is_found(make_run, tmp_path, monkeypatch, capsys):
     assert film.find_script(folder, arguments, "dqn") == found.resolve()
 
 
+@pytest.mark.slow
 def test_no_picture(tmp_path, capsys):
     """EnvPool without EGL, tasks without pictures: one line that says why and what to do."""
     code = "from benchmark import film; import envpool; options = {'env_type': 'gymnasium', 'num_envs': 1}; "
@@ -199,6 +213,7 @@ def test_no_picture(tmp_path, capsys):
     assert "error: this task cannot be filmed: its observations are no images" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", ["CheetahRun-v1", "HalfCheetah-v4"])
 def test_mujoco_is_drawn_and_not_disturbed(sac, env_id):
     """A pool that is drawn from goes on as one that is not; the picture shows something that moves."""
@@ -221,3 +236,24 @@ def test_mujoco_is_drawn_and_not_disturbed(sac, env_id):
         assert len(pictures) == 10 and pictures[0].shape == (240, 320, 3) and pictures[0].std() > 10
         assert (pictures[0] != pictures[-1]).any()
     assert (recording.films[0][-1] != recording.films[1][-1]).any()
+
+
+@pytest.mark.slow
+def test_a_film_changes_nothing(tmp_path):
+    """Of a run that goes on afterwards, to the same rows and checkpoint."""
+    options = SMALL_GYMNAX | {"total_timesteps": 200, "num_seeds": 2, "eval_interval": 200, "eval_episodes": 1}
+    run("dqn", **options | {"runs_dir": tmp_path / "one"})
+    for steps in (100, 200):
+        run("dqn", **options | {"runs_dir": tmp_path / "two", "total_timesteps": steps})
+        for folder in (tmp_path / "two").iterdir():
+            film.main(film.Args(str(folder)))
+    assert_same(results(tmp_path / "one"), results(tmp_path / "two"))
+    for folder in (tmp_path / "one").iterdir():
+        other = tmp_path / "two" / folder.name
+        names = sorted(x.name for x in (other / "videos").iterdir())
+        assert names == ["step_0000000100.mp4", "step_0000000200.mp4"] and not (folder / "videos").exists()
+        rows = [[x for x in (f / "metrics.csv").read_text().splitlines() if "SPS" not in x] for f in (folder, other)]
+        assert rows[0] == rows[1]
+        length = next(x for x in rows[0] if "eval/episodic_length" in x)
+        shown = imageio.imread(other / "videos/step_0000000200.mp4", plugin="pyav")
+        assert shown.shape == (float(length.split(",")[2]), 160, 160, 3) and np.ptp(shown) > 100

@@ -1,8 +1,10 @@
 """Killed at any moment and started again, a run ends with the bits of one that was never disturbed.
 
 KILLS=30 python -m pytest tests/run/test_resume.py
-stops every script as often at random moments; for time, the default is once, and six scripts that differ in what they
-keep.
+stops every script as often at random moments; for time, the default is once, and seven scripts that differ in what
+they keep: recorded actions (SAC), the environment itself (DQN), frames (DQN on Atari), a tree of priorities (Rainbow),
+a ring of them (DER), resets (SR-SAC, SR-SPR). What is one text in all scripts is tested on DQN, whose programs JAX
+keeps.
 """
 
 import contextlib
@@ -18,71 +20,93 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import ROOT, SCRIPTS, SMALL, assert_same, command, environment, flags, results, run, small, table
+from common import (
+    CARTPOLE,
+    ROOT,
+    SCRIPTS,
+    SMALL,
+    assert_same,
+    command,
+    environment,
+    flags,
+    results,
+    run,
+    run_here,
+    slow_but,
+    small,
+    start,
+    table,
+)
+from runs import idle
+
+pytestmark = pytest.mark.guards("resume", "dqn")
 
 KILLS = int(os.environ.get("KILLS", 1))
-STOPPED = SCRIPTS if "KILLS" in os.environ else ["sac", "sr_sac", "dqn", "rainbow", "der", "sr_spr"]
+STOPPED = SCRIPTS if "KILLS" in os.environ else ["sac", "sr_sac", "dqn", "rainbow", "dqn_atari", "der", "sr_spr"]
 OPTIONS = {script: small(script) for script in SCRIPTS}
 RESETS = {"reset_interval": 150}  # at 100, 200 and 300 steps; those of sr_spr and bbf are at 67 and 134
-OPTIONS |= {script: OPTIONS[script] | RESETS for script in ("sr_sac", "sr_dqn")}
+OPTIONS |= {script: OPTIONS[script] | RESETS for script in ("sr_sac", "sr_dqn")} | {"dqn": CARTPOLE}
+NAME = "CartPole-v1__dqn__rr1.5__"
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """Results of the scripts left alone."""
-    found = {}
-
-    def get(script):
-        if script not in found:
-            folder = tmp_path_factory.mktemp(script)
-            run(script, runs_dir=folder, **OPTIONS[script])
-            found[script] = results(folder)
-        return found[script]
-
-    return get
+def undisturbed(tmp_path_factory, dqn):
+    """Results of a run left alone."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    start(dqn, **CARTPOLE | {"runs_dir": folder})
+    return results(folder)
 
 
 def die(script, act, count, **options):
-    words = [
-        sys.executable,
-        str(ROOT / "tests" / "helpers" / "kill_inside.py"),
-        script,
-        act,
-        str(count),
-        *flags(**options),
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=600)
+    helper = str(ROOT / "tests" / "helpers" / "kill_inside.py")
+    words = [sys.executable, helper, script, act, str(count), *flags(**options)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=120)
     assert done.returncode == -signal.SIGKILL, f"{act} {count} did not happen: {done.stdout}{done.stderr}"
 
 
-def test_killed_inside_its_acts(undisturbed, tmp_path):
+def test_killed_inside_its_acts(undisturbed, tmp_path, dqn, capfd):
     """One run, killed again and again where it hurts: within a checkpoint, between those of two seeds, between them and
-    the clean-up and in the midst of it, in an evaluation, between and within two seeds' logs and records of actions;
-    then with half a row and half an action at the ends of its files."""
-    options = OPTIONS["sr_sac"] | {"runs_dir": tmp_path}
-    die("sr_sac", "savez", 2, **options)  # the very first checkpoint, of the second seed
-    die("sr_sac", "savez", 6, **options)  # steps 0 and 50 are whole, at 100 only the first seed is
-    die("sr_sac", "evaluate", 1, **options)
-    die("sr_sac", "append", 2, **options)  # the first seed has logged, the second one has half a log
-    die("sr_sac", "append", 4, **options)  # actions and checkpoint of the first seed, half the actions of the second
+    the clean-up and in the midst of it, in an evaluation, between and within two seeds' logs; then with half a row at
+    the end of a file."""
+    options = CARTPOLE | {"runs_dir": tmp_path}
+    die("dqn", "savez", 2, **options)  # the very first checkpoint, of the second seed
+    die("dqn", "savez", 6, **options)  # steps 0 and 50 are whole, at 100 only the first seed is
+    die("dqn", "evaluate", 1, **options)
+    die("dqn", "append", 2, **options)  # the first seed has logged, the second one has half a log
     # The files that take their places, of both seeds each: args.json and metrics.csv, then run.json and checkpoint.
-    die("sr_sac", "renamed", 5, **options)
-    die("sr_sac", "rename", 8, **options)
-    die("sr_sac", "renamed", 8, **options)  # the clean-up is still to come
+    die("dqn", "renamed", 5, **options)
+    die("dqn", "rename", 8, **options)
+    die("dqn", "renamed", 8, **options)  # the clean-up is still to come
     held = [sorted(path.name for path in folder.glob("checkpoint*")) for folder in tmp_path.iterdir()]
     assert held == [[f"checkpoint_{step:010d}.npz" for step in (0, 50, 100)]] * 2
-    die("sr_sac", "chunk", 2, **options)
-    die("sr_sac", "unlink", 12, **options)
+    rows = [{step for step, _, _ in table(folder)} for folder in tmp_path.iterdir()]
+    assert rows == [{50, 100}] * 2
+    die("dqn", "chunk", 2, **options)
+    die("dqn", "unlink", 12, **options)
     held = [len([*folder.glob("checkpoint*")]) for folder in sorted(tmp_path.iterdir())]
     assert held == [2, 3], "the first seed has lost its old checkpoint, the second one has not"
     for folder in tmp_path.iterdir():
         with open(folder / "metrics.csv", "a") as file:
-            file.write("350,losses/alpha,0.5\n4")
+            file.write("350,losses/q_loss,0.5\n4")
+    said = run_here(dqn, capfd, **options)
+    assert "from step" in said and "from step 0" not in said
+    assert_same(results(tmp_path), undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.guards("resume", "sr_sac")
+def test_killed_inside_a_record_of_actions(tmp_path):
+    """Of the actions that a resume repeats, one seed's may be longer than the other's, and end with half an action."""
+    options = OPTIONS["sr_sac"] | {"total_timesteps": 200}
+    for count in (7, 4):  # half the actions of the first seed; all of the first, half of the second
+        die("sr_sac", "append", count, **options, runs_dir=tmp_path / "killed")
+    for folder in (tmp_path / "killed").iterdir():
         with open(folder / "actions_0000000000.bin", "ab") as file:
             file.write(b"\0" * 7)
-    said = run("sr_sac", **options)
+    said = run("sr_sac", **options, runs_dir=tmp_path / "killed")
     assert "from step" in said and "from step 0" not in said
-    assert_same(results(tmp_path), undisturbed("sr_sac"))
+    run("sr_sac", **options, runs_dir=tmp_path / "whole")
+    assert_same(results(tmp_path / "killed"), results(tmp_path / "whole"))
 
 
 def newest(folder):
@@ -104,7 +128,8 @@ def stopped_copy(process, runs, copy):
     process.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("script", STOPPED)
+@pytest.mark.guards("resume")
+@pytest.mark.parametrize("script", slow_but("sac", "dqn", "dqn_atari", of=STOPPED))
 def test_killed_at_random_moments(script, tmp_path):
     """A run is stopped while it learns, and what its folders hold then is what SIGKILL would leave: gone on from there,
     it ends as the run itself does, which is let go."""
@@ -132,13 +157,13 @@ def test_killed_at_random_moments(script, tmp_path):
         assert_same(results(copy), results(whole))
 
 
-def test_stopped_politely(undisturbed, tmp_path):
+def test_stopped_politely(tmp_path, dqn):
     """SIGTERM: the run saves, says how to go on, exits as signals do, and goes on to the same bits."""
-    options = OPTIONS["sr_sac"] | {"runs_dir": tmp_path, "checkpoint_interval": 0}
-    process = subprocess.Popen(
-        command("sr_sac", **options), stdout=subprocess.PIPE, text=True, env=environment(), stderr=subprocess.DEVNULL
-    )
-    csv = tmp_path / "CartpoleSwingup-v1__sr_sac__rr1.5__2" / "metrics.csv"
+    options = CARTPOLE | {"runs_dir": tmp_path, "checkpoint_interval": 0}
+    # Until the signal has come, the run has more to do than it could.
+    words = command("dqn", **options | {"total_timesteps": 10_000_000})
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment(), stderr=subprocess.DEVNULL)
+    csv = tmp_path / f"{NAME}2" / "metrics.csv"
     while not csv.exists() or "\n50," not in csv.read_text():
         time.sleep(0.05)
         assert process.poll() is None
@@ -146,27 +171,41 @@ def test_stopped_politely(undisturbed, tmp_path):
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + signal.SIGTERM
     assert "the same command continues" in said
-    run("sr_sac", **options)
-    assert_same(results(tmp_path), undisturbed("sr_sac"))
+    step = newest(tmp_path)
+    start(dqn, **options | {"total_timesteps": step + 100})
+    start(dqn, **options | {"total_timesteps": step + 100, "runs_dir": tmp_path / "whole"})
+    whole = results(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "whole")
+    assert_same(results(tmp_path), whole)
 
 
-def test_more_steps_later(undisturbed, tmp_path):
+def test_more_steps_later(undisturbed, tmp_path, dqn, capfd):
     """A finished run is left alone; with a higher --total-timesteps it goes on, as if it had never ended."""
-    options = OPTIONS["sr_sac"] | {"runs_dir": tmp_path}
-    die("sr_sac", "savez", 12, **options | {"total_timesteps": 230})  # the last checkpoint, of the second seed
-    said = run("sr_sac", **options | {"total_timesteps": 230})
+    options = CARTPOLE | {"runs_dir": tmp_path}
+    die("dqn", "savez", 12, **options | {"total_timesteps": 230})  # the last checkpoint, of the second seed
+    said = run_here(dqn, capfd, **options | {"total_timesteps": 230})
     assert "from step 200 to 230 with seeds [1, 2]" in said, "the first seed's run was not at its end yet"
-    folder = tmp_path / "CartpoleSwingup-v1__sr_sac__rr1.5__1"
+    folder = tmp_path / f"{NAME}1"
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name not in ("done", "args.json")}
-    assert "is finished" in run("sr_sac", **options | {"total_timesteps": 230})
+    assert "is finished" in run_here(dqn, capfd, **options | {"total_timesteps": 230})
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name not in ("done", "args.json")}
     assert before == after
-    run("sr_sac", **options)
-    assert_same(results(tmp_path), undisturbed("sr_sac"))
+    run_here(dqn, capfd, **options)
+    assert_same(results(tmp_path), undisturbed)
 
-    # TensorBoard's events are those of metrics.csv, once each, over all the starts.
+
+@pytest.mark.guards("run", "dqn")
+def test_the_files_of_a_run(tmp_path, dqn, capfd):
+    """Over two starts: TensorBoard's events are those of metrics.csv, --evaluate changes nothing, and what is damaged
+    is said."""
+    options = CARTPOLE | {"runs_dir": tmp_path}
+    for steps in (230, 400):
+        start(dqn, **options | {"total_timesteps": steps})
+
+    # TensorBoard's events are those of metrics.csv, once each.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    folder = tmp_path / f"{NAME}1"
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0, "scalars": 0}).Reload()
     rows = table(folder, timing=True)
     for tag in {tag for _, tag, _ in rows}:
@@ -174,52 +213,54 @@ def test_more_steps_later(undisturbed, tmp_path):
         assert held == [(step, pytest.approx(float(value), rel=1e-6)) for step, name, value in rows if name == tag]
 
     # --evaluate plays the newest checkpoint as the run did, prints it, and changes nothing.
-    files = {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
-    said = run("sr_sac", "--evaluate", **options)
-    assert files == {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    said = run_here(dqn, capfd, "--evaluate", **options)
+    assert files == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for seed in (1, 2):
-        rows = table(folder.parent / f"CartpoleSwingup-v1__sr_sac__rr1.5__{seed}")
+        rows = table(tmp_path / f"{NAME}{seed}")
         value = next(float(value) for step, tag, value in rows if (step, tag) == (400, "eval/episodic_return"))
         assert f"seed {seed}, step 400: episodic_return {value:.1f}" in said
 
     # A damaged newest checkpoint: said, and the one before is taken; the end is the same.
     newest = sorted(folder.glob("checkpoint_*.npz"))[-1]
     newest.write_bytes(newest.read_bytes()[:-1000])
-    said = run("sr_sac", **options | {"total_timesteps": 450})
+    said = run_here(dqn, capfd, **options | {"total_timesteps": 450})
     assert "step 400 is damaged" in said and "from step 350" in said
-    run("sr_sac", **options | {"total_timesteps": 450, "runs_dir": tmp_path / "new"})
+    start(dqn, **options | {"total_timesteps": 450, "runs_dir": tmp_path / "new"})
     assert_same(results(tmp_path), results(tmp_path / "new"))
 
     # All checkpoints damaged: an error, not a silent start from zero.
     for path in folder.glob("checkpoint_*.npz"):
         path.write_bytes(path.read_bytes()[:1000])
-    said = run("sr_sac", expect=2, **options | {"total_timesteps": 500})
+    said = run_here(dqn, capfd, expect=2, **options | {"total_timesteps": 500})
     assert "no intact checkpoint" in said and "--overwrite" in said
 
 
-def test_partly_done(tmp_path):
+def test_partly_done(tmp_path, dqn, capfd):
     """Seeds that are done are left alone, the rest goes on; seeds at different steps are not mixed up."""
-    options = SMALL | {"runs_dir": tmp_path, "num_seeds": 1, "seed": 2, "total_timesteps": 150, "eval_interval": 0}
-    run("sac", **options)
-    said = run("sac", **options | {"seed": 1, "num_seeds": 3})
+    options = CARTPOLE | {"runs_dir": tmp_path, "num_seeds": 1, "seed": 2, "total_timesteps": 150, "eval_interval": 0}
+    start(dqn, **options)
+    said = run_here(dqn, capfd, **options | {"seed": 1, "num_seeds": 3})
     assert said.count("is finished") == 1 and "with seeds [1, 3]" in said
-    said = run("sac", expect=2, **options | {"seed": 3, "num_seeds": 2, "total_timesteps": 200})
+    said = run_here(dqn, capfd, expect=2, **options | {"seed": 3, "num_seeds": 2, "total_timesteps": 200})
     assert "no intact checkpoint is common" in said
-    folder = tmp_path / "CartpoleSwingup-v1__sac__rr1.5__3"
+    folder = tmp_path / f"{NAME}3"
     assert json.loads((folder / "run.json").read_text())[-1]["provenance"]["seeds"] == [1, 3]
     assert (folder / "done").exists() and sorted(folder.glob("checkpoint_*"))[-1].name == "checkpoint_0000000150.npz"
 
 
-def test_a_task_that_does_not_repeat(tmp_path):
+@pytest.mark.guards("resume", "sac")
+def test_a_task_that_does_not_repeat(tmp_path, sac, capfd, monkeypatch):
     """A Gymnasium task resumes exactly where its replayed actions lead back, and says so where they do not."""
+    monkeypatch.setattr(sac, "update", idle)  # what is learned is not asked
     options = SMALL | {"total_timesteps": 100, "eval_interval": 0, "learning_starts": 100, "runs_dir": tmp_path}
     for task, code in (("Count", 0), ("Clock", 2)):
         options |= {"env_id": f"toy_envs:{task}-v0"}
-        run("sac", **options)
-        said = run("sac", expect=code, **options | {"total_timesteps": 150})
+        start(sac, **options)
+        said = run_here(sac, capfd, expect=code, **options | {"total_timesteps": 150})
         assert ("does not repeat itself" in said) == (task == "Clock")
     shutil.rmtree(tmp_path / "toy_envs-Clock-v0__sac__rr1.5__1")
     shutil.rmtree(tmp_path / "toy_envs-Clock-v0__sac__rr1.5__2")
     options |= {"env_id": "toy_envs:Count-v0", "total_timesteps": 150, "runs_dir": tmp_path / "whole"}
-    run("sac", **options)
+    start(sac, **options)
     assert_same(results(tmp_path), results(tmp_path / "whole"))

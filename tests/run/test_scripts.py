@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import tyro
-from common import ROOT, SCRIPTS, SMALL, flags, load, small, table
+from common import ROOT, SCRIPTS, SMALL, SMALL_GYMNAX, flags, load, slow_but, small, table
 from site_hooks import hooks
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -21,6 +21,7 @@ COMMON = [
 ]  # fmt: skip
 
 
+@pytest.mark.guards("flags")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_flag_is_documented_and_read(script, capsys):
     text = (ROOT / "algos" / f"{script}.py").read_text()
@@ -41,6 +42,7 @@ def test_every_flag_is_documented_and_read(script, capsys):
         assert in_folder or re.search(rf"\bargs\.{name}\b", text), f"{name} is never read"
 
 
+@pytest.mark.guards("flags")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_what_check_refuses(script, capsys):
     module = load(script)
@@ -53,12 +55,17 @@ def test_what_check_refuses(script, capsys):
         assert stop.value.code == 2 and f"--{name.replace('_', '-')}" in said and said.count("\n") == 1, said
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.guards("short run")
+@pytest.mark.parametrize("script", slow_but("sac", "dqn", "dqn_atari"))
 def test_alone_in_an_empty_folder(script, tmp_path):
     """Copied elsewhere, with only requirements.txt installed (the tests' packages are out of its reach), it runs; in a
     run in which everything happens once, it logs what its page says."""
     shutil.copy(ROOT / "algos" / f"{script}.py", tmp_path / "mine.py")
     options = small(script) | {"total_timesteps": 100, "checkpoint_interval": 0, "num_seeds": 1}
+    if "jumps" in options:
+        options |= {"jumps": 1}
+    if small(script) is SMALL_GYMNAX and script != "dqn":
+        options |= {"env_id": "CartPole-v1"}  # compiles faster
     if small(script) is SMALL:  # a task whose episodes end in time
         shutil.copy(ROOT / "tests" / "helpers" / "toy_envs.py", tmp_path)
         options |= {"env_id": "toy_envs:Count-v0"}
@@ -79,6 +86,7 @@ def test_alone_in_an_empty_folder(script, tmp_path):
     assert set(hooks.documented_metrics(missing)) == tags - {"charts/updates"}, "a missing row goes unseen"
 
 
+@pytest.mark.guards("run", "sac")
 def test_the_suite_cannot_hide_a_missing_requirement():
     """pytest is not where the scripts are installed: it reaches this process alone, over PYTHONPATH."""
     done = subprocess.run([sys.executable, "-c", "import pytest"], env={"PATH": "/usr/bin:/bin"}, capture_output=True)

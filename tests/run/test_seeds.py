@@ -8,6 +8,8 @@ from common import SMALL, assert_same, results, run, table
 from runs import advance, begin, idle, leaves, logged
 
 
+@pytest.mark.slow
+@pytest.mark.guards("seeds", "sr_sac")
 def test_same_command_twice(tmp_path):
     for name in ("one", "two"):
         run("sr_sac", **SMALL | {"reset_interval": 150, "total_timesteps": 150, "runs_dir": tmp_path / name})
@@ -25,6 +27,8 @@ def test_same_command_twice(tmp_path):
     assert not [value for own in rows for _, _, value in own if value in ("nan", "inf", "-inf")]
 
 
+@pytest.mark.slow
+@pytest.mark.guards("resets", "sr_sac")
 def test_sr_sac_is_sac_until_its_first_reset(sac, sr_sac):
     """The same weights, actions and replay to the bit; the child draws the reset's key beside the parent's keys."""
     found = []
@@ -38,6 +42,7 @@ def test_sr_sac_is_sac_until_its_first_reset(sac, sr_sac):
     assert [name for name in replay if not np.array_equal(replay[name], other[name])] == []
 
 
+@pytest.mark.guards("seeds")
 def test_seeds_differ(sac, monkeypatch):
     """In weights, exploration and keys; of the draws from the replay see the next test."""
     monkeypatch.setattr(sac, "update", idle)
@@ -52,6 +57,7 @@ def test_seeds_differ(sac, monkeypatch):
     sac.train_chunk.clear_cache()
 
 
+@pytest.mark.guards("seeds")
 def test_replay_draws_differ(sac, monkeypatch):
     """Two seeds with the same replay do not draw the same rows from it."""
     drawn = lambda args, learner, batch, key: (learner, {"losses/rows": batch.reward.sum()})
@@ -66,6 +72,8 @@ def test_replay_draws_differ(sac, monkeypatch):
     sac.train_chunk.clear_cache()
 
 
+@pytest.mark.guards("seeds")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sac", "sr_sac"])
 def test_a_seed_of_a_batch_is_the_run_alone(name, request):
     """Seed 2 beside 1 and 3 takes the actions, sees the observations and learns the weights of seed 2 alone."""
@@ -87,6 +95,8 @@ def test_a_seed_of_a_batch_is_the_run_alone(name, request):
         np.testing.assert_allclose(learnt[k], learnt_alone[k], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.guards("resume")
 def test_chunks_do_not_matter(sac):
     """Ten steps at a time or sixty at once: the same bits."""
     args, env_step, state = begin(sac, [1, 2])
@@ -98,6 +108,8 @@ def test_chunks_do_not_matter(sac):
     assert all(np.array_equal(one[k], two[k]) for k in one)
 
 
+@pytest.mark.slow
+@pytest.mark.guards("schedule")
 def test_a_fraction_of_an_update_per_step(sac, monkeypatch):
     """Ratio 0.25: one update every fourth step, none dropped; ratio 1.5: three every second step."""
     for ratio, expected in ((1.5, 150 - 73), (0.25, 25 - 12), (0.5, 50 - 24), (2, 102)):
@@ -110,6 +122,8 @@ def test_a_fraction_of_an_update_per_step(sac, monkeypatch):
     sac.train_chunk.clear_cache()
 
 
+@pytest.mark.slow
+@pytest.mark.guards("resets")
 def test_a_reset_renews_the_learner_and_keeps_the_replay(sr_sac):
     """Due after step 100 (ratio 1.5, interval 150), it comes at the start of step 101: all of `Learner` is new, with
     zeros in Adam's state; the replay stays. Seeds and resets draw different weights, never the first again."""
@@ -144,6 +158,7 @@ def test_a_reset_renews_the_learner_and_keeps_the_replay(sr_sac):
     assert kernels and all(not np.array_equal(new[k], again[k]) for k in kernels), "two resets drew the same weights"
 
 
+@pytest.mark.guards("resets")
 def test_no_reset_without_an_interval(sr_sac, monkeypatch):
     monkeypatch.setattr(sr_sac, "update", idle)
     args, env_step, state = begin(sr_sac, [1], reset_interval=0, learning_starts=300, batch_size=16)
@@ -153,6 +168,8 @@ def test_no_reset_without_an_interval(sr_sac, monkeypatch):
     sr_sac.train_chunk.clear_cache()
 
 
+@pytest.mark.slow
+@pytest.mark.guards("resets", "sr_sac")
 def test_five_seeds_with_resets_do_not_hang(tmp_path):
     """jaxlib's batched QR, in the draws of a reset under vmap inside jit, can wait for itself on two cores."""
     options = SMALL | {"num_seeds": 5, "total_timesteps": 120, "eval_interval": 0, "hidden_dim": 256, "replay_ratio": 1}

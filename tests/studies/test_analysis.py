@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import SMALL_SR_SPR, flags, load, run_tool, table
-from filled_replay import filled
-from spr_runs import learner, tiny
+from spr_runs import filled, learner, tiny
 
 from studies.analysis import Twins, prepare, with_offline, with_twin
 
@@ -51,6 +50,7 @@ def test_updates_offline(ratio, interval, share):
         assert made[begin + 1] - made[begin] >= int(share * interval) - 1, "few updates after the reset"
 
 
+@pytest.mark.slow
 def test_the_twin_learns_as_the_active_one(twins):
     """The active one is the script's, priorities are its own; the passive one is what the script's would become, had it
     its parameters and the other's rows; one that begins alike stays alike, to the bit."""
@@ -75,6 +75,7 @@ def test_the_twin_learns_as_the_active_one(twins):
         assert getattr(same, name) is getattr(same.active, name)
 
 
+@pytest.mark.slow
 def test_parameters_of_their_own(twins):
     """At the beginning and after a reset: the active one's are the script's, the passive one's others."""
     script, plain = twins
@@ -93,6 +94,7 @@ def test_parameters_of_their_own(twins):
         assert not np.isclose(*kernels).any()
 
 
+@pytest.mark.slow
 def test_a_run(tmp_path):
     """Both at once, over two resets: what is logged beside the script's own, and where."""
     run_tool("studies.analysis", "sr_spr", *flags(**SMALL_SR_SPR | RUN | {"runs_dir": tmp_path}))

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from common import ROOT, SMALL_SPR, assert_same, flags, results, run, run_tool
-from filled_replay import filled
-from spr_runs import learner, tiny
+from spr_runs import filled, learner, tiny
 
 from studies.churn import ROWS, churn, with_churn
 
 NAMES = {"online", "target", "agreement", "off_policy_online", "off_policy_target"}
 
 
+@pytest.mark.slow
 def test_churn_against_greedy_actions_of_each_row(spr):
     """Two updates by hand, then every row of the replay once; shares of the 256 rows that the key draws."""
     args = tiny(spr, learning_rate=0.002, tau=0.5, replay_ratio=2)
@@ -61,6 +61,7 @@ def test_the_page_says_what_is_logged():
     assert set(re.findall(r"^\| `churn/(\w+)` \| ", page, re.M)) == NAMES
 
 
+@pytest.mark.slow
 def test_bbf_has_the_same_parts(bbf):
     args = tiny(bbf)
     state = jax.eval_shape(lambda: bbf.init_state(args, np.uint8(0), 1, None, np.zeros((84, 84), np.uint8)))
@@ -93,6 +94,7 @@ def test_when_churn_is_measured(monkeypatch):
     assert [values(step, 1.5) for step in (20, 21)] == [[1, 11], [2, 12]]
 
 
+@pytest.mark.slow
 def test_a_measured_run_is_the_run(tmp_path):
     """To the bit, but for the five values: from the first log with learning on, for each seed at each log."""
     options = SMALL_SPR | {"total_timesteps": 150, "replay_ratio": 2, "eval_interval": 0, "max_episode_steps": 1000}

@@ -59,6 +59,7 @@ def test_no_such_script(capsys):
     assert "sr_sac" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_script_against_itself(capfd):
     """Both runs take place, end with an update, and agree."""
     small = {"batch_size": 2, "hidden_dim": 2, "buffer_size": 12}
