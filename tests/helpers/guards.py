@@ -53,6 +53,10 @@ FILES = {  # rows of the tests that are not of a script
     "test_speed": "measurements of speed",
     "test_film": "films of a run",
     "test_docs": "pages, their flags, paths and diffs",
+    "test_readme": "what the README shows and claims",
+    "test_lock": "requirements.lock holds what requirements.txt installs",
+    "test_jobs": "what a sweep gives to each job",
+    "test_datasets": "datasets: layout, export, reader and errors",
 }
 
 
