@@ -30,7 +30,7 @@ SUITES = {
             "learning-starts": 1_000,
             "buffer-size": 20_000,
             "batch-size": 128,
-            "hidden-dim": 128,
+            "hidden-dim": 64,
             "log-interval": 250,
             "eval-interval": 500,
             "eval-episodes": 5,
