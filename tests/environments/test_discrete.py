@@ -39,7 +39,8 @@ FETCHED = {"MNISTBandit-bsuite"}  # its images come from the network
 
 @pytest.mark.guards("dependencies", "dqn")
 def test_every_task_of_gymnax_is_in_the_table():
-    assert {*OWN_END} | CONTINUOUS | FETCHED == {*gymnax.registered_envs}
+    own = {name for name in gymnax.registered_envs if name.endswith("-world")}  # of other tests in this process
+    assert {*OWN_END} | CONTINUOUS | FETCHED == {*gymnax.registered_envs} - own
 
 
 @pytest.mark.guards("environment")

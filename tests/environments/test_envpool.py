@@ -184,6 +184,7 @@ def test_only_what_is_there_is_sampled(sac, monkeypatch):
     sac.train_chunk.clear_cache()
 
 
+@pytest.mark.slow
 @pytest.mark.guards("storing")
 def test_episode_statistics(sac):
     """Returns and lengths of the episodes that ended, as plain stepping adds them up."""
@@ -211,6 +212,7 @@ def ring_copies(script):
     return re.findall(r"= \w+\[2,12345[^=]* copy(?:-start)?\(", text)
 
 
+@pytest.mark.slow
 @pytest.mark.guards("ring")
 def test_the_replay_is_not_copied(sac):
     """A copy of the ring would make every step as slow as the ring is long. A twin of the script that draws its batches

@@ -68,7 +68,9 @@ def main():
     elif act == "evaluate":
         script.evaluate = before(script.evaluate)
     elif act == "chunk":
-        script.train_chunk = before(script.train_chunk)
+        chunk = before(script.train_chunk)
+        chunk.lower = script.train_chunk.lower  # it is compiled ahead
+        script.train_chunk = chunk
     elif act == "saved":
         script.np.savez = after(script.np.savez)
         Path.rename = after(Path.rename)

@@ -172,9 +172,12 @@ def test_chunks_do_not_depend_on_divisors(script):
     module = load(script)
     for interval in (1000, 1009, 4999, 5003, 7):
         for ratio in (0.25, 1, 8, 32):
-            args = module.Args(log_interval=interval, replay_ratio=ratio)
+            options = {"replay_ratio": ratio}
+            if hasattr(module.Args, "reset_interval"):
+                options["reset_interval"] = 0  # a reset ends a chunk, too
+            args = module.Args(log_interval=interval, **options)
             chunk = module.chunk_length(args, 0)
-            limit = max(1, module.chunk_length(module.Args(log_interval=10**6, replay_ratio=ratio), 0))
+            limit = max(1, module.chunk_length(module.Args(log_interval=10**6, **options), 0))
             assert 1 <= chunk <= min(interval, limit + 1) and chunk > min(interval, limit) / 2
             ends = [0]
             while ends[-1] < interval:

@@ -208,6 +208,7 @@ def test_nothing_to_evaluate(tmp_path, dqn, capfd):
     assert "no checkpoint to evaluate" in said and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_folder(tmp_path):
     options = CARTPOLE | {"runs_dir": tmp_path, "total_timesteps": 100_000_000}
     process = subprocess.Popen(

@@ -129,6 +129,7 @@ class Painted(gymnasium.Env):
 gymnasium.register("Painted-v0", Painted, max_episode_steps=10)
 
 
+@pytest.mark.slow
 def test_every_second_step_until_an_episode_ends(sac, tmp_path):
     args = sac.Args(env_id="Painted-v0", eval_episodes=4, hidden_dim=4)
     learner = jax.vmap(lambda key: sac.init_learner(args, key, np.zeros(1), np.zeros(1)))(
@@ -158,6 +159,7 @@ def test_a_long_episode_is_cut(monkeypatch):
     assert [[int(picture[0]) for picture in pictures] for pictures in recording.films] == [[], [0, 1, 2], []]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_filmed(make_run, tmp_path, monkeypatch, capsys):
     """One line that says why, and exit code 2; nothing is written."""
     assert "holds no run" in refused(capsys, str(tmp_path / "nowhere"))

@@ -64,6 +64,7 @@ def die(script, act, count, **options):
     assert done.returncode == -signal.SIGKILL, f"{act} {count} did not happen: {done.stdout}{done.stderr}"
 
 
+@pytest.mark.slow
 def test_killed_inside_its_acts(undisturbed, tmp_path, dqn, capfd):
     """One run, killed again and again where it hurts: within a checkpoint, between those of two seeds, between them and
     the clean-up and in the midst of it, in an evaluation, between and within two seeds' logs; then with half a row at
@@ -179,6 +180,7 @@ def test_stopped_politely(tmp_path, dqn):
     assert_same(results(tmp_path), whole)
 
 
+@pytest.mark.slow
 def test_more_steps_later(undisturbed, tmp_path, dqn, capfd):
     """A finished run is left alone; with a higher --total-timesteps it goes on, as if it had never ended."""
     options = CARTPOLE | {"runs_dir": tmp_path}
@@ -249,6 +251,7 @@ def test_partly_done(tmp_path, dqn, capfd):
     assert (folder / "done").exists() and sorted(folder.glob("checkpoint_*"))[-1].name == "checkpoint_0000000150.npz"
 
 
+@pytest.mark.slow
 @pytest.mark.guards("resume", "sac")
 def test_a_task_that_does_not_repeat(tmp_path, sac, capfd, monkeypatch):
     """A Gymnasium task resumes exactly where its replayed actions lead back, and says so where they do not."""

@@ -56,7 +56,7 @@ def test_what_check_refuses(script, capsys):
 
 
 @pytest.mark.guards("short run")
-@pytest.mark.parametrize("script", slow_but("sac", "dqn", "dqn_atari"))
+@pytest.mark.parametrize("script", slow_but("sac", "dqn"))
 def test_alone_in_an_empty_folder(script, tmp_path):
     """Copied elsewhere, with only requirements.txt installed (the tests' packages are out of its reach), it runs; in a
     run in which everything happens once, it logs what its page says."""

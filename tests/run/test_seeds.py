@@ -57,6 +57,7 @@ def test_seeds_differ(sac, monkeypatch):
     sac.train_chunk.clear_cache()
 
 
+@pytest.mark.slow
 @pytest.mark.guards("seeds")
 def test_replay_draws_differ(sac, monkeypatch):
     """Two seeds with the same replay do not draw the same rows from it."""
