@@ -434,6 +434,7 @@ def ring_copies(script):
     return re.findall(r"= \w+\[2,12345[^=]* copy(?:-start)?\(", text)
 
 
+@pytest.mark.slow
 @pytest.mark.guards("ring")
 def test_the_replay_is_not_copied(dqn, whole_programs):
     """As for SAC: a twin that draws from the ring as it was before the write must copy it, and does."""

@@ -179,6 +179,7 @@ def kill(process):
     process.wait()
 
 
+@pytest.mark.slow
 def test_killed_three_times_ends_as_if_never_disturbed(tmp_path):
     """12 jobs."""
     grid = (*GRID, "--seeds", "3", "--jobs", TWO)

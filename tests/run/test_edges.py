@@ -147,6 +147,7 @@ def test_a_line_for_each_evaluation(tmp_path, dqn, capfd):
     assert [line.split(":")[0] for line in lines] == [f"step {step}" for step in (100, 200, 300, 400)]
 
 
+@pytest.mark.slow
 def test_the_end_is_logged_and_evaluated(tmp_path, dqn):
     """Also between two logs; and a run that is continued from there is as one that did not end."""
     start(dqn, **CARTPOLE | {"runs_dir": tmp_path / "parts", "total_timesteps": 230})
@@ -185,6 +186,7 @@ def test_chunks_do_not_depend_on_divisors(script):
             assert ends[-1] == interval and len(ends) - 1 == math.ceil(interval / chunk)
 
 
+@pytest.mark.slow
 @pytest.mark.guards("fresh", "sac")
 def test_fresh_episodes(tmp_path, idle_sac, capfd):
     """--resume fresh goes on without the recorded actions, says that it is not the same, and is exact from there on."""

@@ -182,6 +182,7 @@ def test_what_cannot_be_filmed(make_run, tmp_path, monkeypatch, capsys):
     assert not (folder / "videos").exists()
 
 
+@pytest.mark.slow
 def test_the_script_is_found(make_run, tmp_path, monkeypatch, capsys):
     """By the run's record, also if its name is another; by --script, wherever it lies."""
     folder = tmp_path / "run"

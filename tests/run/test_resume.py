@@ -161,6 +161,7 @@ def test_killed_at_random_moments(script, tmp_path, monkeypatch):
         assert_same(results(copy), results(whole))
 
 
+@pytest.mark.slow
 def test_stopped_politely(tmp_path, dqn):
     """SIGTERM: the run saves, says how to go on, exits as signals do, and goes on to the same bits."""
     options = CARTPOLE | {"runs_dir": tmp_path, "checkpoint_interval": 0}
